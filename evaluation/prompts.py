@@ -1,0 +1,55 @@
+"""Prompts, in one place: the paper's system line, then `Context: ...` (if any) and `Question: ...` (digest, Protocols).
+
+Countdown and zebra puzzles have an instruction of their own, because their graders read the answer elsewhere or
+differently. A tokenizer with a chat template gets a chat; one without (a base model) gets plain text with a cue.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evaluation.problems import Problem
+from evaluation.tasks.base import LETTERS
+
+INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+TASK_INSTRUCTIONS = {
+    "countdown": "Please reason step by step, and give your final equation in <answer> </answer> tags on the last "
+    "line, for example <answer> (1 + 2) / 3 </answer>.",
+    "zebra": r"Please reason step by step, and put only the name that answers the question within \boxed{}.",
+}
+CHOICE_INSTRUCTION = r"Please reason step by step, and put the letter of your final answer within \boxed{}."
+BASE_CUE = "Answer:"  # ours: a base model needs to be told that the question has ended
+
+
+def instruction(problem: Problem) -> str:
+    """The system line for this problem."""
+    default = INSTRUCTION if problem.choices is None else CHOICE_INSTRUCTION
+    return TASK_INSTRUCTIONS.get(problem.task, default)
+
+
+def user_text(problem: Problem) -> str:
+    """Context, question and lettered options, one below the other."""
+    lines = [] if problem.context is None else [f"Context: {problem.context}"]
+    lines.append(f"Question: {problem.question}")
+    lines += [f"{letter}: {text}" for letter, text in zip(LETTERS, problem.choices or (), strict=False)]
+    return "\n".join(lines)
+
+
+def build_prompt(problem: Problem, tokenizer: Any) -> str:
+    """The prompt as text. tokenizer: a Hugging Face tokenizer; its chat template, if it has one, is used.
+
+    A chat template that refuses a system role raises jinja2.TemplateError: nothing is moved about silently.
+    """
+    if tokenizer.chat_template:
+        messages = [
+            {"role": "system", "content": instruction(problem)},
+            {"role": "user", "content": user_text(problem)},
+        ]
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return f"{instruction(problem)}\n\n{user_text(problem)}\n{BASE_CUE}"
+
+
+def build_prompt_ids(problem: Problem, tokenizer: Any) -> list[int]:
+    """The prompt as token ids. A chat template writes its own special tokens; plain text gets the tokenizer's."""
+    prompt = build_prompt(problem, tokenizer)
+    return list(tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"])
