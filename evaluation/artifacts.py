@@ -1,0 +1,241 @@
+"""Result files that are whole or absent: each is written to a temporary name in the same folder, synced, and renamed.
+
+numpy is imported where it is used, so that `reproduce.py --help` needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class ReproError(Exception):
+    """A run that cannot go on, with a one-line message for the person who started it. Exit status 1."""
+
+    exit_status = 1
+
+
+class UsageError(ReproError):
+    """Something was asked for that does not exist or is malformed (profile, stage, model). Exit status 2."""
+
+    exit_status = 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a stage is given: where its files are and the settings of its profile."""
+
+    root: Path                    # results/PROFILE
+    profile: str
+    config: dict[str, Any]        # the profile, restricted to the tables that the stage declares
+    seed: int
+    model: str                    # default model's name, a folder, or a hub id: what evaluation.models.load_model takes
+    data_dir: Path | None = None  # benchmarks as JSON lines; None: hub, else generated problems
+    fingerprint: str = ""         # of the stage that is running
+
+    def path(self, *parts: str) -> Path:
+        """The result file `parts` of this run; its folder is made."""
+        path = self.root.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def partial(self, name: str) -> Path:
+        """Where a stage keeps the finished records of `name` until it is whole (see `resume_jsonl`).
+
+        The name carries the fingerprint, so that a run with other settings never picks up these records. Deleted when
+        the stage ends well.
+        """
+        return self.path(f".{name}.{self.fingerprint[:16]}.partial")
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A table of the profile. ReproError if the profile lacks it or the stage does not declare it."""
+        if name not in self.config:
+            raise ReproError(f"profile {self.profile}: no table [{name}], or the stage does not declare it")
+        return self.config[name]
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """A temporary name beside `path`, same suffix: it becomes `path` if the block ends well, and vanishes if not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """The same for a whole folder: an empty temporary one that replaces `path` if the block ends well."""
+    path = Path(path)
+    temporary, old = (path.with_name(f".{kind}-{os.getpid()}-{path.name}") for kind in ("tmp", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                _sync(file)
+        if path.exists():  # a folder cannot be renamed over a full one
+            os.rename(path, old)
+        os.rename(temporary, path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Sorted keys, indent 1. NaN (an undefined value) becomes null; an infinity raises ValueError."""
+    write_text(path, json.dumps(_plain(value), sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path | str, records: Iterable[Any]) -> None:
+    """One JSON object a line; NaN as in `write_json`."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(map(_line, records))
+
+
+def write_table(path: Path | str, frame: pd.DataFrame) -> None:
+    """A data frame as .csv or .parquet, without its index."""
+    writers = {".csv": frame.to_csv, ".parquet": frame.to_parquet}
+    suffix = Path(path).suffix
+    if suffix not in writers:
+        raise ValueError(f"{path}: a table is written as {' or '.join(writers)}")
+    with atomic_path(path) as temporary:
+        writers[suffix](temporary, index=False)
+
+
+def write_npz(path: Path | str, **arrays: Any) -> None:
+    """Compressed numpy arrays; no objects, so that reading needs no pickle."""
+    import numpy as np
+
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    if objects := [name for name, array in arrays.items() if array.dtype.hasobject]:
+        raise ValueError(f"{path}: arrays of objects would be pickled: {', '.join(objects)}")
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def append_jsonl(path: Path | str, *records: Any) -> None:
+    """Add finished records to a partial file, one write, synced: a kill leaves at most one half-written last line."""
+    with open(path, "ab") as file:
+        file.write(b"".join(map(_line, records)))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+def read_json(path: Path | str) -> Any:
+    """ReproError if the file is not there or is not JSON."""
+    try:
+        return json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise ReproError(f"{path}: not valid JSON: {error}") from error
+
+
+def read_jsonl(path: Path | str) -> list[Any]:
+    """ReproError with the line number if a line is not JSON."""
+    records = []
+    for number, line in enumerate(_read(path).split("\n"), 1):
+        if line.strip():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ReproError(f"{path}, line {number}: not valid JSON: {error}") from error
+    return records
+
+
+def resume_jsonl(path: Path | str) -> list[Any]:
+    """Records of a partial file, [] if there is none. A half-written last line (killed run) is cut off the file."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    whole = path.read_bytes().rfind(b"\n") + 1
+    if whole < path.stat().st_size:
+        os.truncate(path, whole)
+    return read_jsonl(path)
+
+
+# --------------------------------------------------------------------------------------------- hashing
+
+def sha256_file(path: Path | str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_path(path: Path | str) -> str:
+    """Of a file's bytes, or of a folder's relative names and bytes (hidden files left out)."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    names = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    return sha256_of([[name.as_posix(), sha256_file(path / name)] for name in names])
+
+
+def sha256_of(value: Any) -> str:
+    """Of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------- private
+
+def _plain(value: Any) -> Any:
+    """Numpy and torch values as Python ones, NaN as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _line(record: Any) -> bytes:
+    return json.dumps(_plain(record), sort_keys=True, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def _read(path: Path | str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ReproError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise ReproError(f"{path}: not UTF-8 text: {error}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

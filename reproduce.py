@@ -1,0 +1,316 @@
+"""The stages that turn a model into the paper's tables and figures, and the command line that runs them.
+
+    ./reproduce.sh [PROFILE] [--stage NAME] [--dry-run] [--model ID_OR_PATH]
+
+To add a stage, add one entry to STAGES. A stage whose results are there, and would be made the same way, is skipped; a
+run that was killed goes on where it was when the same command is given again. `--help` and `--dry-run` need nothing but
+the standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+import time
+import tomllib
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from evaluation.artifacts import ReproError, Run, UsageError, read_json, sha256_of, sha256_path
+from evaluation.manifest import ROOT, Manifest, environment, locked, shown, source_sha256
+from evaluation.models import check_spec, model_signature
+
+PROFILES = ROOT / "profiles"
+RESULTS = ROOT / "results"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: a function `(Run) -> None` that reads and writes files of results/PROFILE."""
+
+    name: str
+    help: str
+    function: str                # "package.module:function"; imported when the stage runs
+    reads: tuple[str, ...]       # result files of earlier stages; a folder ends with /
+    writes: tuple[str, ...]
+    sections: tuple[str, ...]    # tables of the profile that it may read ([model] is always there)
+    minutes: dict[str, float]    # expected, on the machine the profile is for
+    data: bool = False           # reads benchmark files of DATA_DIR, those of its `task`
+
+
+STAGES = (
+    Stage("model", "get the model ready", "evaluation.models:stage",
+          reads=(), writes=("model.json",), sections=(),
+          minutes={"smoke": 0.5, "cpu": 0.5, "gpu": 5, "paper": 5}),
+    Stage("responses", "sample responses to the problems", "evaluation.responses:stage",
+          reads=("model.json",), writes=("responses.jsonl",), sections=("responses",), data=True,
+          minutes={"smoke": 0.5, "cpu": 6, "gpu": 3, "paper": 3}),
+    Stage("signals", "WAAD, FAI, entropy and receiver heads of every token", "analysis.read_signals:stage",
+          reads=("responses.jsonl",), writes=("signals/", "maps.npz"), sections=("signals",),
+          minutes={"smoke": 0.3, "cpu": 3, "gpu": 2, "paper": 2}),
+    Stage("couplings", "peaks and how they coincide", "analysis.couplings:stage",
+          reads=("signals/",), writes=("couplings.json", "sensitivity.csv", "peak_overlap.csv", "tokens.parquet"),
+          sections=("couplings", "signals"),
+          minutes={"smoke": 0.2, "cpu": 1, "gpu": 1, "paper": 1}),
+    Stage("perturbation", "another token at high- and low-FAI positions", "analysis.perturbation:stage",
+          reads=("responses.jsonl",), writes=("perturbation.jsonl", "perturbation.json"), sections=("perturbation",),
+          minutes={"smoke": 0.5, "cpu": 8, "gpu": 10, "paper": 40}),
+    Stage("figures", "every figure and table, from the result files", "figures.run:run",
+          reads=("model.json", "responses.jsonl", "tokens.parquet", "maps.npz", "couplings.json", "sensitivity.csv",
+                 "peak_overlap.csv", "perturbation.jsonl", "perturbation.json"),
+          writes=("figures/", "tables/", "token_heatmap.html"), sections=("figures",),
+          minutes={"smoke": 0.3, "cpu": 0.5, "gpu": 0.5, "paper": 0.5}),
+    Stage("notebooks", "execute the notebooks", "figures.notebooks:run",
+          reads=("figures/", "tables/"), writes=("notebooks/",), sections=("notebooks",),
+          minutes={"smoke": 0.7, "cpu": 1, "gpu": 1, "paper": 1}),
+)
+
+
+# -------------------------------------------------------------------------------------------- planning
+
+def load_profile(name: str) -> dict[str, Any]:
+    """profiles/NAME.toml. UsageError if there is none or it is malformed."""
+    known = sorted(file.stem for file in PROFILES.glob("*.toml"))
+    if name not in known:
+        raise UsageError(f"unknown profile {name!r}: one of {', '.join(known)}")
+    try:
+        profile = tomllib.loads((PROFILES / f"{name}.toml").read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"profiles/{name}.toml: {error}") from error
+    if not isinstance(profile.get("seed"), int):
+        raise UsageError(f"profiles/{name}.toml: seed is missing or is not an integer")
+    for table in ("model", *(section for stage in STAGES for section in stage.sections)):
+        if not isinstance(profile.get(table), dict):
+            raise UsageError(f"profiles/{name}.toml: no table [{table}]")
+    texts = [("model", key) for key in ("id", "dtype", "device")]
+    texts += [(stage.sections[0], "task") for stage in STAGES if stage.data]
+    for table, key in texts:
+        if not isinstance(profile[table].get(key), str):
+            raise UsageError(f"profiles/{name}.toml: [{table}] lacks {key}, a text")
+    return profile
+
+
+def make_run(profile: str, model: str | None = None) -> Run:
+    """The settings of a run, checked as far as that costs nothing. UsageError if something named does not exist."""
+    config = load_profile(profile)
+    settings = dict(config["model"])
+    default = settings.pop("id")
+    model = default if model is None else model
+    check_spec(model)
+    data_dir = Path(os.environ["DATA_DIR"]) if os.environ.get("DATA_DIR") else None
+    if data_dir and not data_dir.is_dir():
+        raise UsageError(f"DATA_DIR {data_dir}: no such folder")
+    return Run(RESULTS / profile, profile, {**config, "model": settings}, config["seed"], model, data_dir)
+
+
+def data_hashes(stage: Stage, run: Run) -> dict[str, str]:
+    """Of the files in DATA_DIR that belong to the task of a stage that reads data."""
+    if not stage.data or run.data_dir is None:
+        return {}
+    files = sorted(run.data_dir.glob(f"{run.section(stage.sections[0])['task']}*"))
+    return {file.name: sha256_path(file) for file in files}
+
+
+def fingerprint(stage: Stage, run: Run, manifest: Manifest) -> str:
+    """The hash of all that decides what the stage writes."""
+    return sha256_of({
+        "stage": stage.name,
+        "config": {table: run.section(table) for table in ("model", *stage.sections)},
+        "seed": run.seed,
+        "model": manifest.output_hash("model.json") if stage.reads else model_signature(run.model),
+        "inputs": {name: manifest.output_hash(name) for name in stage.reads},
+        "data": data_hashes(stage, run),
+        "code": source_sha256(stage.function.partition(":")[0]),
+    })
+
+
+def plan(run: Run, manifest: Manifest, only: str | None = None) -> dict[str, str]:
+    """The stages that have to run and why, in order. `only`: that stage, and what it needs of earlier ones."""
+    stages = STAGES[: [stage.name for stage in STAGES].index(only) + 1] if only else STAGES
+    stale: dict[str, str] = {}
+    missing: dict[str, list[str]] = {}
+    for stage in stages:
+        reason, missing[stage.name] = manifest.problems(stage.name, fingerprint(stage, run, manifest))
+        upstream = [other.name for other in stages if other.name in stale and set(other.writes) & set(stage.reads)]
+        if reason or upstream:
+            stale[stage.name] = reason or f"reads what {upstream[0]} makes anew"
+    reasons: dict[str, str] = {}
+    read: set[str] = set()  # by the stages that have to run
+    for stage in reversed(stages):
+        asked = only in (None, stage.name)
+        gone = [name for name in missing[stage.name] if asked or name in read]
+        if stage.name in stale and (asked or read & set(stage.writes)):
+            reasons[stage.name] = stale[stage.name]
+        elif gone:
+            reasons[stage.name] = f"{', '.join(gone)} missing"
+        if stage.name in reasons:
+            read |= set(stage.reads)
+    return {stage.name: reasons[stage.name] for stage in stages if stage.name in reasons}
+
+
+# --------------------------------------------------------------------------------------------- running
+
+def run_stage(stage: Stage, run: Run, manifest: Manifest) -> bool:
+    """Run one stage and record it. False if it turns out that its results are up to date after all."""
+    mark = fingerprint(stage, run, manifest)
+    stale, missing = manifest.problems(stage.name, mark)
+    if not stale and not missing:
+        return False
+    module, _, name = stage.function.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    config = {table: run.section(table) for table in ("model", *stage.sections)}
+    mine = replace(run, config=config, fingerprint=mark)
+    started, clock = datetime.now(UTC), time.monotonic()
+    function(mine)
+    if absent := [name for name in stage.writes if not (run.root / name).exists()]:
+        raise ReproError(f"it ended without writing {', '.join(absent)}")
+    manifest.record(stage.name, {
+        "fingerprint": mark,
+        "config": config,
+        "seed": run.seed,
+        "model": read_json(run.root / "model.json")["sha256"],
+        "data": data_hashes(stage, run),
+        "inputs": {name: manifest.output_hash(name) for name in stage.reads},
+        "outputs": {name: manifest.output_hash(name) for name in stage.writes},
+        "started": started.isoformat(timespec="seconds"),
+        "wall_seconds": round(time.monotonic() - clock, 1),
+        **environment(),
+    })
+    for name in stage.writes:
+        for partial in run.root.glob(f".{name}.*.partial"):
+            partial.unlink()
+    return True
+
+
+def run_all(run: Run, only: str | None) -> None:
+    """Run what has to run, one line a stage as it goes, then a summary."""
+    names = [stage.name for stage in STAGES]
+    with locked(run.root):
+        manifest = Manifest.load(run.root)
+        reasons = plan(run, manifest, only)
+        if upstream := [name for name in reasons if name != only] if only else []:
+            print(f"{only} needs {', '.join(upstream)} first")
+        states: dict[str, tuple[str, float]] = {}
+        for stage in STAGES:
+            if stage.name not in reasons:
+                if only in (None, stage.name):
+                    states[stage.name] = ("up to date", 0.0)
+                continue
+            print(f"[{names.index(stage.name) + 1}/{len(names)}] {stage.name}: {stage.help} "
+                  f"({reasons[stage.name]}; {expected(stage, run.profile)})", flush=True)
+            clock = time.monotonic()
+            try:
+                ran = run_stage(stage, run, manifest)
+            except FAILURES as error:
+                raise StageFailure(stage.name, error) from error
+            except KeyboardInterrupt:
+                raise StageInterrupt(stage.name) from None
+            states[stage.name] = ("ran" if ran else "up to date", time.monotonic() - clock)
+    print_summary(run, states)
+
+
+def expected(stage: Stage, profile: str) -> str:
+    return f"about {stage.minutes[profile]:g} min" if profile in stage.minutes else "time not measured"
+
+
+def print_plan(run: Run, only: str | None) -> None:
+    """What would be done: reads nothing but hashes, changes nothing."""
+    reasons = plan(run, Manifest.load(run.root), only)
+    print(f"profile {run.profile}, model {run.model}, seed {run.seed}, results in {shown(run.root)}/")
+    for stage in STAGES:
+        if stage.name in reasons:
+            state = f"would run: {reasons[stage.name]}"
+        else:
+            why = "up to date" if only in (None, stage.name) else f"{only} does not need it run"
+            state = f"would be skipped: {why}"
+        print(f"\n{stage.name}: {stage.help}\n  {state}\n  {expected(stage, run.profile)}")
+        print(f"  reads  {', '.join(stage.reads) or '-'}\n  writes {', '.join(stage.writes)}")
+    minutes = sum(stage.minutes.get(run.profile, 0) for stage in STAGES if stage.name in reasons)
+    print(f"\n{len(reasons)} of {len(STAGES)} stages would run" + (f", about {minutes:g} min" if minutes else ""))
+
+
+def print_summary(run: Run, states: dict[str, tuple[str, float]]) -> None:
+    print(f"\n{'stage':<14}{'state':<12}{'seconds':>8}")
+    for name, (state, seconds) in states.items():
+        print(f"{name:<14}{state:<12}{seconds:>8.1f}")
+    tables = sorted(run.root.glob("tables/*.md"))
+    print("\nresults: " + "\n         ".join(str(shown(path)) for path in [run.root, *tables]))
+
+
+# ---------------------------------------------------------------------------------------- command line
+
+# What bad input, a full disk or a missing package raise. Anything else is a mistake of the program, shown in full.
+FAILURES = (ReproError, OSError, ValueError, RuntimeError, ImportError, MemoryError)
+
+
+class StageFailure(ReproError):
+    """A stage that failed, with the reason in one line."""
+
+    def __init__(self, stage: str, error: BaseException):
+        super().__init__(f"stage {stage}: {one_line(error)}")
+        self.exit_status = getattr(error, "exit_status", 1)
+
+
+class StageInterrupt(KeyboardInterrupt):
+    """Ctrl-C; the stage that ran is its argument."""
+
+
+def one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" ({shown(Path(error.filename))})" if error.filename else ""
+        return f"the disk is full{where}; free some space and give the same command again"
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0] if isinstance(error, ReproError) else f"{type(error).__name__}: {lines[0]}"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    stages = "\n".join(
+        f"  {stage.name}: {stage.help}\n"
+        f"    reads   {', '.join(stage.reads) or '-'}\n    writes  {', '.join(stage.writes)}\n"
+        "    minutes " + ", ".join(f"{profile} {minutes:g}" for profile, minutes in stage.minutes.items())
+        for stage in STAGES
+    )
+    parser = argparse.ArgumentParser(
+        prog="./reproduce.sh", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Make the tables and figures: results/PROFILE/. Sets up .venv on first use.\n"
+                    "Also: ./reproduce.sh test [pytest arguments]",
+        epilog="stages, in order (minutes: smoke and cpu on two cores; gpu and paper are estimates):\n"
+               f"{stages}\n\n"
+               "environment: DATA_DIR (folder of benchmark .jsonl files), HF_HUB_OFFLINE=1 (never ask the hub),\n"
+               "             REPRO_DEBUG=1 (a full traceback on errors)\n"
+               "exit status: 0 done, 1 the run failed, 2 wrong usage, 130 interrupted")
+    profiles = ", ".join(sorted(file.stem for file in PROFILES.glob("*.toml")))
+    parser.add_argument("profile", nargs="?", default="cpu", metavar="PROFILE", help=f"{profiles} (default: cpu)")
+    parser.add_argument("--stage", metavar="NAME", choices=[stage.name for stage in STAGES],
+                        help="only this stage, after what it needs of earlier ones")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and why, change nothing")
+    parser.add_argument("--model", metavar="ID_OR_PATH", help="a folder or a hub id, instead of the profile's model")
+    parser.add_argument("--no-venv", action="store_true", help="use the python that is active instead of .venv")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status: 0 done, 1 failed, 2 wrong usage (argparse exits with it too), 130 interrupted."""
+    options = make_parser().parse_args(arguments)
+    try:
+        run = make_run(options.profile, options.model)
+        (print_plan if options.dry_run else run_all)(run, options.stage)
+    except (ReproError, OSError) as error:
+        if os.environ.get("REPRO_DEBUG") == "1":
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return getattr(error, "exit_status", 1)
+    except KeyboardInterrupt as interrupt:
+        where = f" in stage {interrupt}" if isinstance(interrupt, StageInterrupt) else ""
+        print(f"\ninterrupted{where}; what is finished is kept: the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

