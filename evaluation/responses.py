@@ -1,0 +1,62 @@
+"""Stage `responses`: two responses to each problem, one sampled (for the couplings) and one greedy (for perturbation)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from evaluation.artifacts import ReproError, Run, write_jsonl
+from evaluation.generation.base import SamplingConfig
+from evaluation.generation.hf import HFGenerator
+from evaluation.generation.resumable import Request, complete
+from evaluation.grading import grade
+from evaluation.models import load_model
+from evaluation.problems import load_problems
+from evaluation.prompts import build_prompt, build_prompt_ids
+
+
+def stage(run: Run) -> None:
+    """Write responses.jsonl: one row a response, sampled ones first, in the order of the problems."""
+    settings, precision = run.section("responses"), run.section("model")
+    problems = load_problems(settings["task"], limit=settings["problems"], seed=run.seed, data_dir=run.data_dir)
+    model, tokenizer = load_model(run.model, dtype=precision["dtype"], device=precision["device"])
+    generator = HFGenerator(model, tokenizer)
+    prompts = {p.id: build_prompt_ids(p, tokenizer) for p in problems}
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, ids in prompts.items():
+        if limit is not None and len(ids) + settings["max_new_tokens"] > limit:
+            raise ReproError(
+                f"problem {name}: a prompt of {len(ids)} tokens and a response of {settings['max_new_tokens']} do not"
+                f" fit the model's context of {limit}; lower max_new_tokens"
+            )
+
+    sampled = SamplingConfig(settings["max_new_tokens"], temperature=settings["temperature"], seed=run.seed)
+    rows = []
+    for kind, sampling in (("sampled", sampled), ("greedy", replace(sampled, temperature=0))):
+        requests = [Request(f"{kind}/{p.id}", prompts[p.id]) for p in problems]
+        path = run.partial("responses.jsonl")
+        records = complete(generator, requests, sampling, path, settings["batch_size"], f"{kind} responses")
+        for problem, record in zip(problems, records, strict=True):
+            result = grade(problem, record["text"])
+            rows.append(
+                {
+                    "id": record["id"],
+                    "problem_id": problem.id,
+                    "kind": kind,
+                    "source": problem.metadata["source"],
+                    "question": problem.question,
+                    "answer": problem.answer,
+                    "prompt": build_prompt(problem, tokenizer),
+                    "prompt_ids": prompts[problem.id],
+                    "response_ids": record["token_ids"],
+                    "text": record["text"],
+                    "finish_reason": record["finish_reason"],
+                    "correct": result.correct,
+                    "extracted": result.extracted,
+                }
+            )
+    write_jsonl(run.path("responses.jsonl"), rows)
+    for kind in ("sampled", "greedy"):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        correct = sum(row["correct"] for row in of_kind)
+        length = sum(len(row["response_ids"]) for row in of_kind) / len(of_kind)
+        print(f"{kind}: {correct} of {len(of_kind)} correct, {length:.0f} tokens on average")
