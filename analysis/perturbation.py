@@ -1,0 +1,228 @@
+"""Stage `perturbation`: force another token at positions of high and of low FAI (Sec. 4.3; Table 1, Fig. 3).
+
+At each chosen position of a greedy response the most likely tokens other than the original are forced, one at a time,
+and decoding goes on greedily. Eq. 11 compares the content words that follow with those of the original. Early positions
+change more text by themselves, and FAI is not spread evenly over a response; so beside the paper's two groups there is
+a third: for each high-FAI position, the position of lowest FAI in its own part of the response (`matched`).
+
+All continuations of several responses are decoded in one batch; those of one response share its keys and values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from analysis.signals import SignalConfig, attention_signals
+from evaluation.artifacts import ReproError, Run, append_jsonl, read_jsonl, resume_jsonl, write_json, write_jsonl
+from evaluation.generation.hf import continue_rows, stop_token_ids
+from evaluation.models import load_model
+from evaluation.statistics import bootstrap_interval, sign_flip_test
+
+GROUPS = ("top", "bottom", "matched")
+PARTS = 5  # a response is cut into this many parts of equal length; matched positions come from the same part
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\d+(?:[.,]\d+)*")
+
+
+@cache
+def stop_words() -> frozenset[str]:
+    from stop_words import get_stop_words
+
+    return frozenset(get_stop_words("en"))
+
+
+def content_words(text: str) -> set[str]:
+    """Lower-cased words and numbers of a text, less English stop words: S of Eq. 11."""
+    return {word for word in _WORD.findall(text.lower()) if word not in stop_words()}
+
+
+def jaccard(a: str, b: str) -> float:
+    """Eq. 11: |S(a) & S(b)| / |S(a) | S(b)|; NaN where neither text has a content word."""
+    first, second = content_words(a), content_words(b)
+    return len(first & second) / len(first | second) if first | second else float("nan")
+
+
+def choose_positions(fai: np.ndarray, count: int, eligible: np.ndarray) -> dict[str, list[int]]:
+    """Positions of each group, from FAI (n,) and a mask (n,) of those that may be chosen.
+
+    top, bottom: the `count` highest and lowest defined values, ties to the earlier. matched: for each top position, the
+    lowest in the same part (of PARTS) of the response that is in no group yet; none if that part has no other position.
+    """
+    where = np.flatnonzero(eligible & ~np.isnan(fai))
+    ranked = where[np.argsort(fai[where], kind="stable")]
+    count = min(count, len(ranked) // 2)
+    top = sorted(where[np.argsort(-fai[where], kind="stable")][:count].tolist())
+    bottom = sorted(ranked[:count].tolist())
+    part = np.arange(len(fai)) * PARTS // max(len(fai), 1)
+    matched: list[int] = []
+    for position in top:
+        free = [p for p in ranked.tolist() if part[p] == part[position] and p not in {*top, *matched}]
+        matched += free[:1]
+    return {"top": top, "bottom": bottom, "matched": sorted(matched)}
+
+
+@torch.inference_mode()
+def read_response(
+    model: PreTrainedModel, prompt: Sequence[int], response: Sequence[int], horizon: tuple[int, int | None]
+) -> tuple[np.ndarray, torch.Tensor]:
+    """FAI (n,) of a response from all layers, and the logits (n, V) that predicted each of its tokens."""
+    ids = torch.tensor([[*prompt, *response]], device=model.device)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    is_response = torch.arange(ids.shape[1], device=ids.device)[None] >= len(prompt)
+    config = SignalConfig(horizon=horizon, layers="all", num_layers=None)
+    fai = attention_signals(model, ids, mask, is_response, config).fai[0, len(prompt) :]
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(response) + 1).logits[0, :-1]
+    return fai.cpu().numpy(), logits
+
+
+def candidates(logits: torch.Tensor, original: int, count: int, excluded: set[int]) -> list[tuple[int, float]]:
+    """The `count` most likely tokens of logits (V,) other than the original and the excluded, with probabilities."""
+    probabilities = logits.float().softmax(-1)
+    best = probabilities.topk(count + len(excluded) + 1)
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(token, p) for token, p in pairs if token != original and token not in excluded][:count]
+
+
+def stage(run: Run) -> None:
+    """Write perturbation.jsonl, one row a forced token, and perturbation.json, the summary."""
+    settings, precision = run.section("perturbation"), run.section("model")
+    model, tokenizer = load_model(run.model, dtype=precision["dtype"], device=precision["device"])
+    stops = stop_token_ids(model, tokenizer)
+    greedy = [r for r in read_jsonl(run.path("responses.jsonl")) if r["kind"] == "greedy"][: settings["problems"]]
+    partial = run.partial("perturbation.jsonl")
+    done = {record["problem"]: record["rows"] for record in resume_jsonl(partial)}
+    todo = [response for response in greedy if response["problem_id"] not in done]
+    with tqdm(total=len(greedy), initial=len(greedy) - len(todo), desc="perturbation", unit="response") as bar:
+        for start in range(0, len(todo), settings["batch_size"]):
+            batch = todo[start : start + settings["batch_size"]]
+            for record in perturb(model, tokenizer, batch, stops, settings):
+                append_jsonl(partial, record)
+                done[record["problem"]] = record["rows"]
+            bar.update(len(batch))
+    rows = [row for response in greedy for row in done[response["problem_id"]]]
+    if not rows:
+        raise ReproError("no response is long enough to be perturbed; raise max_new_tokens")
+    write_jsonl(run.path("perturbation.jsonl"), rows)
+    write_json(run.path("perturbation.json"), {"settings": settings, **summarise(rows, run.seed)})
+
+
+def perturb(
+    model: PreTrainedModel, tokenizer, responses: list[dict[str, Any]], stops: set[int], settings: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Perturb a few greedy responses in one batch; {problem, rows} for each."""
+    horizon = tuple(settings["horizon"])
+    rows: list[list[dict[str, Any]]] = [[] for _ in responses]
+    group, visible, first, limits, owners = [], [], [], [], []
+    prefixes = []
+    for number, response in enumerate(responses):
+        prompt, ids = response["prompt_ids"], response["response_ids"]
+        prefixes.append(prompt + ids)
+        fai, logits = read_response(model, prompt, ids, horizon)
+        eligible = np.array([token not in stops for token in ids])
+        eligible[-1:] = False  # nothing follows the last token
+        for name, positions in choose_positions(fai, settings["positions"], eligible).items():
+            if name not in settings["groups"]:
+                continue
+            for p in positions:
+                original = tokenizer.decode(ids[p + 1 :], skip_special_tokens=True)
+                word = tokenizer.decode([ids[p]])
+                for rank, (token, probability) in enumerate(candidates(logits[p], ids[p], settings["candidates"], stops)):
+                    rows[number].append(
+                        {
+                            "problem": response["problem_id"],
+                            "group": name,
+                            "position": p,
+                            "relative_position": p / len(ids),
+                            "fai": float(fai[p]),
+                            "token": word,
+                            "is_word": bool(re.search(r"\w", word)),
+                            "candidate": tokenizer.decode([token]),
+                            "rank": rank + 1,
+                            "probability": probability,
+                            "original": original,
+                        }
+                    )
+                    owners.append(rows[number][-1])
+                    group.append(number)
+                    visible.append(len(prompt) + p)
+                    first.append(token)
+                    limits.append(max(len(ids) - p - 1, 1))  # as much text as the original had
+    if owners:
+        continued, _ = continue_rows(
+            model, prefixes, group, visible, first, limits, stops, lambda logits, _rows, _step: logits.argmax(-1)
+        )
+        for row, tokens in zip(owners, continued, strict=True):
+            row["continuation"] = tokenizer.decode(tokens, skip_special_tokens=True)
+            row["jaccard"] = jaccard(row["original"], row["continuation"])
+    return [{"problem": r["problem_id"], "rows": own} for r, own in zip(responses, rows, strict=True)]
+
+
+def summarise(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Mean Jaccard of each group, and top against each other group, over problems, with 95% bootstrap intervals.
+
+    A problem's value is the mean over its positions of the mean over a position's candidates. `pr_less`: percent of
+    problems where it is lower at the top positions (ties count as not lower); `difference`: top - other;
+    `p_value`: two-sided sign-flip test over problems.
+    """
+    frame = pd.DataFrame(rows)
+    frame["jaccard"] = frame["jaccard"].astype(float)
+    by_class = {
+        name: _groups(frame[frame["is_word"] == is_word], seed)
+        for name, is_word in (("word", True), ("punctuation", False))
+    }
+    per_problem = _per_problem(frame)
+    comparisons = []
+    for other in ("bottom", "matched"):
+        if not {"top", other} <= set(per_problem.columns):
+            continue
+        pair = per_problem[["top", other]].dropna()
+        if pair.empty:
+            continue
+        less = bootstrap_interval(100.0 * (pair["top"] < pair[other]), seed=seed)
+        difference = pair["top"] - pair[other]
+        interval = bootstrap_interval(difference, seed=seed)
+        comparisons.append(
+            {
+                "name": f"top_vs_{other}",
+                "pr_less": less.estimate,
+                "ci": [less.low, less.high],
+                "difference": interval.estimate,
+                "difference_ci": [interval.low, interval.high],
+                "p_value": sign_flip_test(difference, seed=seed),
+                "problems": len(pair),
+            }
+        )
+    return {"groups": _groups(frame, seed), "comparisons": comparisons, "by_token_class": by_class}
+
+
+def _per_problem(frame: pd.DataFrame) -> pd.DataFrame:
+    """Problems x groups: mean Jaccard over positions of the mean over candidates."""
+    positions = frame.groupby(["problem", "group", "position"])["jaccard"].mean()
+    return positions.groupby(["problem", "group"]).mean().unstack()
+
+
+def _groups(frame: pd.DataFrame, seed: int) -> dict[str, dict[str, Any]]:
+    result = {}
+    per_problem = _per_problem(frame) if len(frame) else pd.DataFrame()
+    for name in GROUPS:
+        values = per_problem[name].dropna() if name in per_problem else pd.Series(dtype=float)
+        if values.empty:
+            continue
+        interval = bootstrap_interval(values, seed=seed)
+        own = frame[frame["group"] == name]
+        result[name] = {
+            "jaccard": interval.estimate,
+            "ci": [interval.low, interval.high],
+            "problems": len(values),
+            "positions": len(own[["problem", "position"]].drop_duplicates()),
+            "relative_position": float(own["relative_position"].mean()),
+        }
+    return result
