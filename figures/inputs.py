@@ -1,0 +1,105 @@
+"""The result files of one profile, each read once when first asked for. A file that is not there names its stage."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evaluation.artifacts import ReproError, read_json, read_jsonl
+
+MAKERS = {  # result file: the stage that writes it
+    "model.json": "model",
+    "responses.jsonl": "responses",
+    "tokens.parquet": "couplings",
+    "maps.npz": "signals",
+    "couplings.json": "couplings",
+    "sensitivity.csv": "couplings",
+    "peak_overlap.csv": "couplings",
+    "perturbation.jsonl": "perturbation",
+    "perturbation.json": "perturbation",
+}
+TABLES = ("table1_perturbation", "table2_couplings", "table10_layers", "table20_overlap", "table_sensitivity")
+MAKERS |= {"fig3_example.md": "figures"} | {
+    f"{name}.{suffix}": "figures" for name in TABLES for suffix in ("csv", "md")
+}
+
+
+class MissingResult(ReproError):
+    """A result file that an earlier stage has not written yet."""
+
+    def __init__(self, path: Path):
+        stage = MAKERS[path.name]
+        super().__init__(f"{path} is missing: stage '{stage}' writes it (./reproduce.sh PROFILE --stage {stage})")
+        self.path, self.stage = path, stage
+
+
+class Results:
+    """Result files below `root` (results/PROFILE)."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    def _path(self, name: str) -> Path:
+        path = self.root / name
+        if not path.is_file():
+            raise MissingResult(path)
+        return path
+
+    @cached_property
+    def model(self) -> dict:
+        """Spec, sha256 and shape of the model the results are of."""
+        return read_json(self._path("model.json"))
+
+    @cached_property
+    def responses(self) -> pd.DataFrame:
+        """One row a response, sampled and greedy."""
+        return pd.DataFrame(read_jsonl(self._path("responses.jsonl")))
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        """One row a token of a sampled response: text, entropy (nats), WAAD (tokens), FAI, peaks."""
+        return pd.read_parquet(self._path("tokens.parquet"))
+
+    @cached_property
+    def maps(self) -> dict:
+        """Head-mean attention maps `local` and `global` (n, n) of one response, with `start` and `response`."""
+        with np.load(self._path("maps.npz"), allow_pickle=False) as arrays:
+            maps = {name: arrays[name] for name in arrays.files}
+        return {**maps, "start": int(maps["start"]), "response": str(maps["response"])}
+
+    @cached_property
+    def couplings(self) -> dict:
+        """Table 2 and Table 10 statistics with intervals, and the settings they were made under."""
+        return read_json(self._path("couplings.json"))
+
+    @cached_property
+    def sensitivity(self) -> pd.DataFrame:
+        """The statistics of Table 2 under other conventions."""
+        return pd.read_csv(self._path("sensitivity.csv"))
+
+    @cached_property
+    def peak_overlap(self) -> pd.DataFrame:
+        """Table 20: share of peaks (percent) with a peak of another signal at, before or after them, per response."""
+        return pd.read_csv(self._path("peak_overlap.csv"))
+
+    @cached_property
+    def perturbations(self) -> pd.DataFrame:
+        """One row a forced candidate."""
+        frame = pd.DataFrame(read_jsonl(self._path("perturbation.jsonl")))
+        return frame.assign(jaccard=pd.to_numeric(frame["jaccard"]))
+
+    @cached_property
+    def perturbation(self) -> dict:
+        """Table 1: group means and comparisons with intervals."""
+        return read_json(self._path("perturbation.json"))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A finished table's numbers, tables/NAME.csv: what its module's `build` made."""
+        return pd.read_csv(self._path(f"tables/{name}.csv"))
+
+    def table_text(self, name: str) -> str:
+        """A finished table as Markdown, with its title and note."""
+        return self._path(f"tables/{name}.md").read_text(encoding="utf-8")

@@ -1,0 +1,226 @@
+"""A small synthetic results folder with every file that figures/ reads; nothing in it comes from a model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evaluation.artifacts import Run, write_json, write_jsonl, write_npz, write_table
+
+TEXT = (
+    "To find how many clips Natalia sold in all, we add the two months.\n\nIn April she sold 48 clips. In May she sold "
+    "half as many, so she sold 48/2 = 24 clips in May. Together that is $48 + 24 = 72$ clips.\n\nTo check, "
+    "72 - 24 = 48, which is what she sold in April. So the answer is <script>alert('x')</script> \\boxed{72}.\n"
+    "Natalia sold 72 clips & was glad."
+)
+STATISTICS = {
+    "waad_peak_entropy": (0.2, 0.3, 50.0, [20.0, 80.0]),
+    "receiver_global_fai_cooccurrence": (20.0, 50.0, 150.0, [-5.0, 190.0]),
+    "fai_follows_or_coincides_waad": (40.0, 30.0, -25.0, [-40.0, -10.0]),
+}
+PAIRS = ("receiver_fai_vs_global_fai", "receiver_fai_vs_waad", "global_fai_vs_waad", "waad_vs_entropy")
+
+
+def peaks(values: np.ndarray) -> np.ndarray:
+    """Plain local maxima; only to have some marks to draw."""
+    inner = (values[1:-1] > values[:-2]) & (values[1:-1] >= values[2:])
+    return np.concatenate([[False], inner, [False]])
+
+
+def response_tokens(response: str, generator: np.random.Generator) -> pd.DataFrame:
+    """One response with signals like the real ones: WAAD falls inside a chunk, FAI is spiky and ends undefined."""
+    texts = re.findall(r"\n+| ?\w+| ?[^\w\s]", TEXT)
+    n = len(texts)
+    since = np.zeros(n)
+    for t in range(1, n):
+        since[t] = 0 if re.search(r"[.\n,=]", texts[t - 1]) else since[t - 1] + 1
+    waad = 7.5 * np.exp(-since / 3) + generator.uniform(0.5, 1.5, n)
+    entropy = 0.9 * np.exp(-since / 2) * generator.uniform(0.2, 1.6, n) + 0.02
+    fai = generator.gamma(0.6, 0.01, n)
+    fai[-10:] = np.nan
+    receiver = fai * generator.uniform(0.5, 2.0, n)
+    return pd.DataFrame(
+        {
+            "response": response,
+            "t": range(n),
+            "token": texts,
+            "token_id": generator.integers(0, 49152, n),
+            "entropy": entropy,
+            "logprob": -generator.gamma(0.5, 0.5, n),
+            "waad": waad,
+            "fai": fai,
+            "receiver_fai": receiver,
+            "waad_peak": peaks(waad),
+            "fai_peak": peaks(fai),
+            "receiver_peak": peaks(receiver),
+            "entropy_peak": peaks(entropy),
+        }
+    )
+
+
+def attention_map(n: int, band: float, stripes: float, generator: np.random.Generator) -> np.ndarray:
+    """Rows that sum to one below the diagonal: a band of width `band` and `stripes` of always-read columns."""
+    rows, columns = np.indices((n, n))
+    scores = (
+        -np.abs(rows - columns) / band + stripes * (generator.uniform(size=n) > 0.85) + generator.normal(0, 0.3, (n, n))
+    )
+    weights = np.where(rows >= columns, np.exp(scores), 0)
+    return (0.6 * weights / weights.sum(1, keepdims=True)).astype(np.float16)
+
+
+def coupling_rows() -> list[dict]:
+    rows = []
+    for layers in ("all", "top", "middle", "bottom"):
+        for name, (random, observed, lift, interval) in STATISTICS.items():
+            rows.append(
+                {
+                    "name": name,
+                    "layers": layers,
+                    "random": random,
+                    "observed": observed,
+                    "lift": lift,
+                    "random_ci": [random * 0.9, random * 1.1],
+                    "observed_ci": [observed * 0.9, observed * 1.1],
+                    "lift_ci": interval,
+                    "n_problems": 6,
+                    "p_value": 0.03,
+                }
+            )
+    return rows
+
+
+def sensitivity_rows() -> list[dict]:
+    rows, generator = [], np.random.default_rng(1)
+    for peak in ("prominence", "local_maximum", "quantile"):
+        for row in ("token", "predictor"):
+            for layers in ("all", "middle"):
+                for name, (random, _, lift, _) in STATISTICS.items():
+                    middle = lift * generator.uniform(-0.2, 1.4)
+                    rows.append(
+                        {
+                            "statistic": name,
+                            "peak": peak,
+                            "row": row,
+                            "layers": layers,
+                            "head_scope": "response",
+                            "horizon": "end",
+                            "head_fraction": 0.3,
+                            "random": random,
+                            "observed": random * (1 + middle / 100),
+                            "lift": middle,
+                            "lift_low": middle - 20,
+                            "lift_high": middle + 20,
+                            "n_problems": 6,
+                        }
+                    )
+    return rows
+
+
+def perturbation_rows(generator: np.random.Generator) -> list[dict]:
+    original = " clips in May. Together that is $48 + 24 = 72$ clips. So the answer is \\boxed{72}."
+    changed = " eggs in June. Both weeks make 48 + 20 = 68 eggs | or so. The result is \\boxed{68}."
+    rows = []
+    for problem in range(6):
+        for group, level in (("top", 0.5), ("bottom", 0.7), ("matched", 0.6)):
+            for position in range(3):
+                for rank in range(2):
+                    value = float(np.clip(generator.normal(level, 0.15), 0, 1))
+                    undefined = problem == 0 and position == 0 and rank == 0
+                    rows.append(
+                        {
+                            "problem": f"p{problem}",
+                            "group": group,
+                            "position": 10 + 7 * position,
+                            "relative_position": 0.1 + 0.2 * position,
+                            "fai": 0.02 if group == "top" else 0.001,
+                            "token": " half" if position else ",",
+                            "is_word": bool(position),
+                            "candidate": " twice" if rank else " a\nthird",
+                            "rank": rank + 1,
+                            "probability": 0.2,
+                            "jaccard": None if undefined else value,
+                            "continuation": changed,
+                            "original": original,
+                        }
+                    )
+    return rows
+
+
+def group_summary() -> dict:
+    return {
+        name: {"jaccard": value, "ci": [value - 0.05, value + 0.05], "problems": 6, "positions": 18}
+        for name, value in (("top", 0.5), ("bottom", 0.7), ("matched", 0.6))
+    }
+
+
+def perturbation_summary() -> dict:
+    return {
+        "settings": {"positions": 3, "candidates": 2},
+        "groups": group_summary(),
+        "comparisons": [
+            {"name": "top_vs_bottom", "pr_less": 83.3, "ci": [60.0, 100.0], "difference": -0.2,
+             "difference_ci": [-0.3, -0.1], "p_value": 0.03, "problems": 6},
+            {"name": "top_vs_matched", "pr_less": 66.7, "ci": [33.3, 100.0], "difference": -0.1,
+             "difference_ci": [-0.25, 0.05], "p_value": 0.2, "problems": 6},
+        ],
+        "by_token_class": {"word": group_summary(), "punctuation": {**group_summary(), "top": {
+            "jaccard": None, "ci": [None, None], "problems": 0, "positions": 0}}},
+    }  # fmt: skip
+
+
+def write_results(root: Path) -> Path:
+    """Fill `root` with every result file that figures/ reads."""
+    generator = np.random.default_rng(0)
+    write_json(
+        root / "model.json",
+        {"spec": "synthetic", "sha256": "0" * 64, "architecture": "None", "parameters": 0, "layers": 4, "heads": 8,
+         "kv_heads": 4, "dtype": "float32"},
+    )  # fmt: skip
+    tokens = pd.concat([response_tokens(f"p{i}", generator) for i in range(6)], ignore_index=True)
+    write_table(root / "tokens.parquet", tokens)
+    write_jsonl(
+        root / "responses.jsonl",
+        (
+            {"id": f"p{i}-{kind}", "problem_id": f"p{i}", "kind": kind, "question": "How many clips <b>in all</b>?",
+             "prompt": "Question: ...", "text": TEXT, "response_ids": [1, 2, 3], "finish_reason": "stop",
+             "correct": i % 2 == 0, "extracted": "72", "answer": "72"}
+            for i in range(6) for kind in ("sampled", "greedy")
+        ),
+    )  # fmt: skip
+    write_npz(
+        root / "maps.npz",
+        **{"local": attention_map(90, 2.0, 0.0, generator), "global": attention_map(90, 200.0, 2.5, generator)},
+        start=0, response="p1",
+    )  # fmt: skip
+    write_json(
+        root / "couplings.json",
+        {"settings": {"peak": "prominence", "row": "token"}, "n_problems": 6, "n_tokens": len(tokens),
+         "statistics": coupling_rows()},
+    )  # fmt: skip
+    write_table(root / "sensitivity.csv", pd.DataFrame(sensitivity_rows()))
+    write_table(
+        root / "peak_overlap.csv",
+        pd.DataFrame(
+            {"response": f"p{i}", "pair": pair, "exact": 20.0 + 10 * i, "previous": 5.0, "next": 10.0, "peaks": 25}
+            for i in range(6) for pair in PAIRS
+        ),
+    )  # fmt: skip
+    write_jsonl(root / "perturbation.jsonl", perturbation_rows(generator))
+    write_json(root / "perturbation.json", perturbation_summary())
+    return root
+
+
+@pytest.fixture(scope="session")
+def results_root(tmp_path_factory) -> Path:
+    """results/synthetic with every input file and no output yet."""
+    return write_results(tmp_path_factory.mktemp("results") / "synthetic")
+
+
+@pytest.fixture
+def make_run():
+    """A Run over a results folder."""
+    return lambda root: Run(root=root, profile="synthetic", config={}, seed=0, model="synthetic")
