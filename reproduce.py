@@ -35,43 +35,94 @@ class Stage:
 
     name: str
     help: str
-    function: str                # "package.module:function"; imported when the stage runs
-    reads: tuple[str, ...]       # result files of earlier stages; a folder ends with /
+    function: str  # "package.module:function"; imported when the stage runs
+    reads: tuple[str, ...]  # result files of earlier stages; a folder ends with /
     writes: tuple[str, ...]
-    sections: tuple[str, ...]    # tables of the profile that it may read ([model] is always there)
-    minutes: dict[str, float]    # expected, on the machine the profile is for
-    data: bool = False           # reads benchmark files of DATA_DIR, those of its `task`
+    sections: tuple[str, ...]  # tables of the profile that it may read ([model] is always there)
+    minutes: dict[str, float]  # expected, on the machine the profile is for
+    data: bool = False  # reads benchmark files of DATA_DIR, those of its `task`
 
 
 STAGES = (
-    Stage("model", "get the model ready", "evaluation.models:stage",
-          reads=(), writes=("model.json",), sections=(),
-          minutes={"smoke": 0.5, "cpu": 0.5, "gpu": 5, "paper": 5}),
-    Stage("responses", "sample responses to the problems", "evaluation.responses:stage",
-          reads=("model.json",), writes=("responses.jsonl",), sections=("responses",), data=True,
-          minutes={"smoke": 0.5, "cpu": 6, "gpu": 3, "paper": 3}),
-    Stage("signals", "WAAD, FAI, entropy and receiver heads of every token", "analysis.read_signals:stage",
-          reads=("responses.jsonl",), writes=("signals/", "maps.npz"), sections=("signals",),
-          minutes={"smoke": 0.3, "cpu": 3, "gpu": 2, "paper": 2}),
-    Stage("couplings", "peaks and how they coincide", "analysis.couplings:stage",
-          reads=("signals/",), writes=("couplings.json", "sensitivity.csv", "peak_overlap.csv", "tokens.parquet"),
-          sections=("couplings", "signals"),
-          minutes={"smoke": 0.2, "cpu": 1, "gpu": 1, "paper": 1}),
-    Stage("perturbation", "another token at high- and low-FAI positions", "analysis.perturbation:stage",
-          reads=("responses.jsonl",), writes=("perturbation.jsonl", "perturbation.json"), sections=("perturbation",),
-          minutes={"smoke": 0.5, "cpu": 8, "gpu": 10, "paper": 40}),
-    Stage("figures", "every figure and table, from the result files", "figures.run:run",
-          reads=("model.json", "responses.jsonl", "tokens.parquet", "maps.npz", "couplings.json", "sensitivity.csv",
-                 "peak_overlap.csv", "perturbation.jsonl", "perturbation.json"),
-          writes=("figures/", "tables/", "token_heatmap.html"), sections=("figures",),
-          minutes={"smoke": 0.3, "cpu": 0.5, "gpu": 0.5, "paper": 0.5}),
-    Stage("notebooks", "execute the notebooks", "figures.notebooks:run",
-          reads=("figures/", "tables/"), writes=("notebooks/",), sections=("notebooks",),
-          minutes={"smoke": 0.7, "cpu": 1, "gpu": 1, "paper": 1}),
+    Stage(
+        "model",
+        "get the model ready",
+        "evaluation.models:stage",
+        reads=(),
+        writes=("model.json",),
+        sections=(),
+        minutes={"smoke": 0.5, "cpu": 0.5, "gpu": 5, "paper": 5},
+    ),
+    Stage(
+        "responses",
+        "sample responses to the problems",
+        "evaluation.responses:stage",
+        reads=("model.json",),
+        writes=("responses.jsonl",),
+        sections=("responses",),
+        data=True,
+        minutes={"smoke": 0.5, "cpu": 6, "gpu": 3, "paper": 3},
+    ),
+    Stage(
+        "signals",
+        "WAAD, FAI, entropy and receiver heads of every token",
+        "analysis.read_signals:stage",
+        reads=("responses.jsonl",),
+        writes=("signals/", "maps.npz"),
+        sections=("signals",),
+        minutes={"smoke": 0.3, "cpu": 3, "gpu": 2, "paper": 2},
+    ),
+    Stage(
+        "couplings",
+        "peaks and how they coincide",
+        "analysis.couplings:stage",
+        reads=("signals/",),
+        writes=("couplings.json", "sensitivity.csv", "peak_overlap.csv", "tokens.parquet"),
+        sections=("couplings", "signals"),
+        minutes={"smoke": 0.2, "cpu": 1, "gpu": 1, "paper": 1},
+    ),
+    Stage(
+        "perturbation",
+        "another token at high- and low-FAI positions",
+        "analysis.perturbation:stage",
+        reads=("responses.jsonl",),
+        writes=("perturbation.jsonl", "perturbation.json"),
+        sections=("perturbation",),
+        minutes={"smoke": 0.5, "cpu": 8, "gpu": 10, "paper": 40},
+    ),
+    Stage(
+        "figures",
+        "every figure and table, from the result files",
+        "figures.run:run",
+        reads=(
+            "model.json",
+            "responses.jsonl",
+            "tokens.parquet",
+            "maps.npz",
+            "couplings.json",
+            "sensitivity.csv",
+            "peak_overlap.csv",
+            "perturbation.jsonl",
+            "perturbation.json",
+        ),
+        writes=("figures/", "tables/", "token_heatmap.html"),
+        sections=("figures",),
+        minutes={"smoke": 0.3, "cpu": 0.5, "gpu": 0.5, "paper": 0.5},
+    ),
+    Stage(
+        "notebooks",
+        "execute the notebooks",
+        "figures.notebooks:run",
+        reads=("figures/", "tables/"),
+        writes=("notebooks/",),
+        sections=("notebooks",),
+        minutes={"smoke": 0.7, "cpu": 1, "gpu": 1, "paper": 1},
+    ),
 )
 
 
 # -------------------------------------------------------------------------------------------- planning
+
 
 def load_profile(name: str) -> dict[str, Any]:
     """profiles/NAME.toml. UsageError if there is none or it is malformed."""
@@ -118,15 +169,17 @@ def data_hashes(stage: Stage, run: Run) -> dict[str, str]:
 
 def fingerprint(stage: Stage, run: Run, manifest: Manifest) -> str:
     """The hash of all that decides what the stage writes."""
-    return sha256_of({
-        "stage": stage.name,
-        "config": {table: run.section(table) for table in ("model", *stage.sections)},
-        "seed": run.seed,
-        "model": manifest.output_hash("model.json") if stage.reads else model_signature(run.model),
-        "inputs": {name: manifest.output_hash(name) for name in stage.reads},
-        "data": data_hashes(stage, run),
-        "code": source_sha256(stage.function.partition(":")[0]),
-    })
+    return sha256_of(
+        {
+            "stage": stage.name,
+            "config": {table: run.section(table) for table in ("model", *stage.sections)},
+            "seed": run.seed,
+            "model": manifest.output_hash("model.json") if stage.reads else model_signature(run.model),
+            "inputs": {name: manifest.output_hash(name) for name in stage.reads},
+            "data": data_hashes(stage, run),
+            "code": source_sha256(stage.function.partition(":")[0]),
+        }
+    )
 
 
 def plan(run: Run, manifest: Manifest, only: str | None = None) -> dict[str, str]:
@@ -155,6 +208,7 @@ def plan(run: Run, manifest: Manifest, only: str | None = None) -> dict[str, str
 
 # --------------------------------------------------------------------------------------------- running
 
+
 def run_stage(stage: Stage, run: Run, manifest: Manifest) -> bool:
     """Run one stage and record it. False if it turns out that its results are up to date after all."""
     mark = fingerprint(stage, run, manifest)
@@ -169,18 +223,21 @@ def run_stage(stage: Stage, run: Run, manifest: Manifest) -> bool:
     function(mine)
     if absent := [name for name in stage.writes if not (run.root / name).exists()]:
         raise ReproError(f"it ended without writing {', '.join(absent)}")
-    manifest.record(stage.name, {
-        "fingerprint": mark,
-        "config": config,
-        "seed": run.seed,
-        "model": read_json(run.root / "model.json")["sha256"],
-        "data": data_hashes(stage, run),
-        "inputs": {name: manifest.output_hash(name) for name in stage.reads},
-        "outputs": {name: manifest.output_hash(name) for name in stage.writes},
-        "started": started.isoformat(timespec="seconds"),
-        "wall_seconds": round(time.monotonic() - clock, 1),
-        **environment(),
-    })
+    manifest.record(
+        stage.name,
+        {
+            "fingerprint": mark,
+            "config": config,
+            "seed": run.seed,
+            "model": read_json(run.root / "model.json")["sha256"],
+            "data": data_hashes(stage, run),
+            "inputs": {name: manifest.output_hash(name) for name in stage.reads},
+            "outputs": {name: manifest.output_hash(name) for name in stage.writes},
+            "started": started.isoformat(timespec="seconds"),
+            "wall_seconds": round(time.monotonic() - clock, 1),
+            **environment(),
+        },
+    )
     for name in stage.writes:
         for partial in run.root.glob(f".{name}.*.partial"):
             partial.unlink()
@@ -201,8 +258,11 @@ def run_all(run: Run, only: str | None) -> None:
                 if only in (None, stage.name):
                     states[stage.name] = ("up to date", 0.0)
                 continue
-            print(f"[{names.index(stage.name) + 1}/{len(names)}] {stage.name}: {stage.help} "
-                  f"({reasons[stage.name]}; {expected(stage, run.profile)})", flush=True)
+            print(
+                f"[{names.index(stage.name) + 1}/{len(names)}] {stage.name}: {stage.help} "
+                f"({reasons[stage.name]}; {expected(stage, run.profile)})",
+                flush=True,
+            )
             clock = time.monotonic()
             try:
                 ran = run_stage(stage, run, manifest)
@@ -276,18 +336,24 @@ def make_parser() -> argparse.ArgumentParser:
         for stage in STAGES
     )
     parser = argparse.ArgumentParser(
-        prog="./reproduce.sh", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="./reproduce.sh",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Make the tables and figures: results/PROFILE/. Sets up .venv on first use.\n"
-                    "Also: ./reproduce.sh test [pytest arguments]",
+        "Also: ./reproduce.sh test [pytest arguments]",
         epilog="stages, in order (minutes: smoke and cpu on two cores; gpu and paper are estimates):\n"
-               f"{stages}\n\n"
-               "environment: DATA_DIR (folder of benchmark .jsonl files), HF_HUB_OFFLINE=1 (never ask the hub),\n"
-               "             REPRO_DEBUG=1 (a full traceback on errors)\n"
-               "exit status: 0 done, 1 the run failed, 2 wrong usage, 130 interrupted")
+        f"{stages}\n\n"
+        "environment: DATA_DIR (folder of benchmark .jsonl files), HF_HUB_OFFLINE=1 (never ask the hub),\n"
+        "             REPRO_DEBUG=1 (a full traceback on errors)\n"
+        "exit status: 0 done, 1 the run failed, 2 wrong usage, 130 interrupted",
+    )
     profiles = ", ".join(sorted(file.stem for file in PROFILES.glob("*.toml")))
     parser.add_argument("profile", nargs="?", default="cpu", metavar="PROFILE", help=f"{profiles} (default: cpu)")
-    parser.add_argument("--stage", metavar="NAME", choices=[stage.name for stage in STAGES],
-                        help="only this stage, after what it needs of earlier ones")
+    parser.add_argument(
+        "--stage",
+        metavar="NAME",
+        choices=[stage.name for stage in STAGES],
+        help="only this stage, after what it needs of earlier ones",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would run and why, change nothing")
     parser.add_argument("--model", metavar="ID_OR_PATH", help="a folder or a hub id, instead of the profile's model")
     parser.add_argument("--no-venv", action="store_true", help="use the python that is active instead of .venv")

@@ -1,6 +1,7 @@
 """The equations of Sec. 4, literally, from eager N x N attention maps: the oracle, and the source of small heat maps.
 
-Nothing here is shared with `streaming`: padding is left as it is, masks are transformers' own, sums run over whole rows.
+Nothing here is shared with `streaming`: padding is left as it is, masks are transformers'
+own, sums run over whole rows.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ def waad(maps: Float[Tensor, "*batch N N"], window: int) -> Float[Tensor, "*batc
 def fai(
     maps: Float[Tensor, "B *heads N N"], response: Bool[Tensor, "B N"], horizon: Horizon
 ) -> Float[Tensor, "B *heads N"]:
-    """Eq. 10: FAI_s = mean over T(s) = {t in R : s + H_lo <= t <= min(N, s + H_hi)} of A[t, s]; NaN where T(s) is empty."""
+    """Eq. 10: FAI_s = mean over T(s) of A[t, s], T(s) = {t in R : s + H_lo <= t <= min(N, s + H_hi)}.
+
+    NaN where T(s) is empty.
+    """
     n = maps.shape[-1]
     low, high = horizon[0], n if horizon[1] is None else horizon[1]
     t, s = torch.arange(n, device=maps.device)[:, None], torch.arange(n, device=maps.device)

@@ -8,7 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 # Settings under which a model's logits are more than `lm_head(hidden)`, and the value at which they are not.
-_LOGIT_SETTINGS = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0, "lm_head_multiplier": 1.0}
+_LOGIT_SETTINGS = {
+    "final_logit_softcapping": None,
+    "logits_scaling": 1.0,
+    "logit_scale": 1.0,
+    "lm_head_multiplier": 1.0,
+}
 
 
 def output_head(model: PreTrainedModel) -> torch.nn.Module:
@@ -16,14 +21,16 @@ def output_head(model: PreTrainedModel) -> torch.nn.Module:
     config = model.config.get_text_config()
     for name, neutral in _LOGIT_SETTINGS.items():
         if (value := getattr(config, name, neutral)) not in (neutral, None):
-            raise ValueError(f"{config.model_type} changes its logits ({name}={value}): entropy in chunks would be wrong")
+            raise ValueError(
+                f"{config.model_type} changes its logits ({name}={value}): entropy in chunks would be wrong"
+            )
     return model.get_output_embeddings()
 
 
 def token_statistics(
     hidden: Float[Tensor, "M D"], head: torch.nn.Module, tokens: Int[Tensor, "M"], chunk: int = 256
 ) -> tuple[Float[Tensor, "M"], Float[Tensor, "M"]]:
-    """Entropy H = -sum_v p log p and log-probability log p(token), in nats, of the distributions that `hidden` predicts.
+    """Entropy H = -sum_v p log p and log-probability log p(token), in nats, of what `hidden` predicts.
 
     At most `chunk` rows of logits exist at once; sums are in float32.
     ValueError if the logits are not finite.

@@ -65,9 +65,7 @@ def kurtosis(values: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch"]:
     return torch.where(variance > 0, fourth / variance.square() - 3, 0.0)
 
 
-def receiver_heads(
-    received: Float[Tensor, "P L H"], count: int = 20
-) -> Bool[Tensor, "L H"]:
+def receiver_heads(received: Float[Tensor, "P L H"], count: int = 20) -> Bool[Tensor, "L H"]:
     """Receiver heads (Bogdan et al. 2025): the `count` heads of highest kurtosis of received attention.
 
     Args:

@@ -134,7 +134,9 @@ def perturb(
             for p in positions:
                 original = tokenizer.decode(ids[p + 1 :], skip_special_tokens=True)
                 word = tokenizer.decode([ids[p]])
-                for rank, (token, probability) in enumerate(candidates(logits[p], ids[p], settings["candidates"], stops)):
+                for rank, (token, probability) in enumerate(
+                    candidates(logits[p], ids[p], settings["candidates"], stops)
+                ):
                     rows[number].append(
                         {
                             "problem": response["problem_id"],

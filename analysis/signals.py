@@ -54,7 +54,7 @@ def attention_signals(
     input_ids: Int[Tensor, "B N"],
     attention_mask: Bool[Tensor, "B N"],
     response_mask: Bool[Tensor, "B N"],
-    config: SignalConfig = SignalConfig(),  # noqa: B008 - frozen
+    config: SignalConfig = SignalConfig(),
     *,
     method: str = "streaming",
     head_sets: HeadSets | None = None,

@@ -1,13 +1,14 @@
 """Per-head attention statistics without an N x N array.
 
-Every layer runs its ordinary fused attention. In a sampled layer the same call also returns the log-sum-exp of each row,
-and the statistics follow from q, k and that number:
+Every layer runs its ordinary fused attention. In a sampled layer the same call also returns the log-sum-exp of each
+row, and the statistics follow from q, k and that number:
 
 - span (Eq. 7) needs the expected key position of each row. The keys' positions are appended to the values as extra
   columns, so that the fused kernel returns the expectation beside the output. One column with the position would lose
   digits at long range (t - E[s] cancels); the columns are instead the mass in each of a few blocks of positions, and
   the offset within the block.
-- WAAD (Eq. 9) needs the W nearest keys of each row: rows sum to one, so sum_s A min(t-s, W) = W - sum_{t-s<W} A (W-t+s).
+- WAAD (Eq. 9) needs the W nearest keys of each row: rows sum to one, so
+  sum_s A min(t-s, W) = W - sum_{t-s<W} A (W-t+s).
 - FAI (Eq. 10) needs the rows s+H_lo .. s+H_hi of column s.
 
 The last two are read off tiles of exp(scale q k^T - lse) that cover the band and nothing else. Time and memory are
@@ -17,6 +18,7 @@ linear in N for a bounded horizon; with an open one (H_hi = None) time is quadra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +53,7 @@ class _LastLayerRead(Exception):
 def fused_attention(
     query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T D"], scale: float
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
-    """Causal attention of the fused kernel, and the log-sum-exp of each row's scaled scores. float32 in, float32 out."""
+    """Causal attention of the fused kernel, and the log-sum-exp of each row's scaled scores; all in float32."""
     if query.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, True, attn_mask=None, scale=scale
@@ -68,7 +70,7 @@ def fused_attention(
 def attention_and_span(
     query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T D"], scale: float
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
-    """Attention output, log-sum-exp, and the mean distance sum_s A[t, s] (t - s) of each row (the inner sum of Eq. 7)."""
+    """Attention output, log-sum-exp, and sum_s A[t, s] (t - s) of each row (the inner sum of Eq. 7)."""
     length, dim = key.shape[2], value.shape[3]
     position = torch.arange(length, device=key.device)
     block = position * _BLOCKS // length
@@ -163,8 +165,9 @@ class SignalRecorder:
         out, lse, distance = attention_and_span(q, k, v, scale)
         rows = self.response[:, None]
         span = torch.where(rows, distance, 0).sum(-1) / rows.sum(-1)  # (B, H)
-        self._read[module.layer_idx] = span, *band_statistics(
-            q, k, lse, scale, self.response, self.window, self.horizons
+        self._read[module.layer_idx] = (
+            span,
+            *band_statistics(q, k, lse, scale, self.response, self.window, self.horizons),
         )
         if self.early_exit and module.layer_idx == self.layers[-1]:
             raise _LastLayerRead
@@ -176,9 +179,8 @@ class SignalRecorder:
         if missing:
             raise UnsupportedAttention(f"layers {missing} did not go through the attention interface: no signals")
         spans, waads, fais = zip(*(self._read[layer] for layer in self.layers), strict=True)
-        return HeadStatistics(
-            self.layers, torch.stack(spans, 1), torch.stack(waads, 1), tuple(torch.stack(f, 1) for f in zip(*fais))
-        )
+        fai = tuple(torch.stack(f, 1) for f in zip(*fais, strict=True))  # one for each horizon
+        return HeadStatistics(self.layers, torch.stack(spans, 1), torch.stack(waads, 1), fai)
 
 
 @torch.no_grad()
@@ -192,9 +194,6 @@ def head_statistics(
 ) -> HeadStatistics:
     """One forward pass over right-padded sequences that ends after the last sampled layer (no logits, no masks)."""
     recorder = SignalRecorder(layers, response, window, horizons, early_exit=True)
-    with replaced_attention(model, recorder):
-        try:
-            model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
-        except _LastLayerRead:
-            pass
+    with replaced_attention(model, recorder), suppress(_LastLayerRead):
+        model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
     return recorder.statistics()

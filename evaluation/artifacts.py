@@ -36,13 +36,13 @@ class UsageError(ReproError):
 class Run:
     """What a stage is given: where its files are and the settings of its profile."""
 
-    root: Path                    # results/PROFILE
+    root: Path  # results/PROFILE
     profile: str
-    config: dict[str, Any]        # the profile, restricted to the tables that the stage declares
+    config: dict[str, Any]  # the profile, restricted to the tables that the stage declares
     seed: int
-    model: str                    # default model's name, a folder, or a hub id: what evaluation.models.load_model takes
+    model: str  # default model's name, a folder, or a hub id: what evaluation.models.load_model takes
     data_dir: Path | None = None  # benchmarks as JSON lines; None: hub, else generated problems
-    fingerprint: str = ""         # of the stage that is running
+    fingerprint: str = ""  # of the stage that is running
 
     def path(self, *parts: str) -> Path:
         """The result file `parts` of this run; its folder is made."""
@@ -66,6 +66,7 @@ class Run:
 
 
 # --------------------------------------------------------------------------------------------- writing
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -154,6 +155,7 @@ def append_jsonl(path: Path | str, *records: Any) -> None:
 
 # --------------------------------------------------------------------------------------------- reading
 
+
 def read_json(path: Path | str) -> Any:
     """ReproError if the file is not there or is not JSON."""
     try:
@@ -187,6 +189,7 @@ def resume_jsonl(path: Path | str) -> list[Any]:
 
 # --------------------------------------------------------------------------------------------- hashing
 
+
 def sha256_file(path: Path | str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -208,6 +211,7 @@ def sha256_of(value: Any) -> str:
 
 
 # --------------------------------------------------------------------------------------------- private
+
 
 def _plain(value: Any) -> Any:
     """Numpy and torch values as Python ones, NaN as None."""

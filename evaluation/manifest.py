@@ -27,7 +27,16 @@ from evaluation.artifacts import ReproError, read_json, sha256_of, sha256_path, 
 ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("evaluation", "analysis", "training", "figures")
 _LIBRARIES = (
-    "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas", "reasoning-gym", "math-verify", "vllm", "verl"
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "pandas",
+    "reasoning-gym",
+    "math-verify",
+    "vllm",
+    "verl",
 )
 
 
@@ -65,8 +74,11 @@ class Manifest:
         missing = [name for name in entry["outputs"] if not (self.folder / name).exists()]
         if entry["fingerprint"] != fingerprint:
             return "settings, inputs or code changed", missing
-        changed = [name for name, digest in entry["outputs"].items()
-                   if name not in missing and sha256_path(self.folder / name) != digest]
+        changed = [
+            name
+            for name, digest in entry["outputs"].items()
+            if name not in missing and sha256_path(self.folder / name) != digest
+        ]
         return (f"{', '.join(changed)} changed on disk" if changed else None), missing
 
 
@@ -124,6 +136,7 @@ def shown(path: Path) -> Path:
 
 
 # --------------------------------------------------------------------------------------------- private
+
 
 def _source_file(module: str) -> Path | None:
     if module.partition(".")[0] not in _PACKAGES:

@@ -34,7 +34,7 @@ _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _CONVERSION = {"gguf": _GGUF_SHA256, "version": 1}  # a folder made from another file or by another version is made anew
 _CONVERSION_FILE = "conversion.json"
-_CONTEXT = 8192                                     # tokens; the GGUF's tokenizer does not say
+_CONTEXT = 8192  # tokens; the GGUF's tokenizer does not say
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 _HASHED = ("*.safetensors", "config.json", "tokenizer.json")  # what decides a model's outputs
@@ -128,22 +128,28 @@ def stage(run: Run) -> None:
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     text = config.get_text_config()
     given_as_folder = Path(run.model).expanduser().is_dir()
-    write_json(run.path("model.json"), {
-        "spec": folder.resolve().name if given_as_folder else run.model,
-        "path": folder.relative_to(_ROOT).as_posix() if folder.is_relative_to(_ROOT) else folder.name,
-        "sha256": model_sha256(run.model),
-        "architecture": type(model).__name__,
-        "parameters": model.num_parameters(),  # tied weights once
-        "layers": text.num_hidden_layers,
-        "heads": text.num_attention_heads,
-        "kv_heads": getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
-        "dtype": run.section("model")["dtype"],
-    })
-    print(f"{type(model).__name__}, {model.num_parameters() / 1e6:.0f}M parameters, "
-          f"{text.num_hidden_layers} layers of {text.num_attention_heads} heads")
+    write_json(
+        run.path("model.json"),
+        {
+            "spec": folder.resolve().name if given_as_folder else run.model,
+            "path": folder.relative_to(_ROOT).as_posix() if folder.is_relative_to(_ROOT) else folder.name,
+            "sha256": model_sha256(run.model),
+            "architecture": type(model).__name__,
+            "parameters": model.num_parameters(),  # tied weights once
+            "layers": text.num_hidden_layers,
+            "heads": text.num_attention_heads,
+            "kv_heads": getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+            "dtype": run.section("model")["dtype"],
+        },
+    )
+    print(
+        f"{type(model).__name__}, {model.num_parameters() / 1e6:.0f}M parameters, "
+        f"{text.num_hidden_layers} layers of {text.num_attention_heads} heads"
+    )
 
 
 # --------------------------------------------------------------------------------------------- private
+
 
 def _check_safe(folder: Path, spec: str) -> None:
     if not any(folder.glob("*.safetensors")):
@@ -163,8 +169,9 @@ def _download(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=_DOWNLOADED))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ReproError(f"model {hub_id}: no such folder, and not to be had from the hub ({reason}); "
-                         "--model takes a folder") from error
+        raise ReproError(
+            f"model {hub_id}: no such folder, and not to be had from the hub ({reason}); --model takes a folder"
+        ) from error
 
 
 def _default_model(folder: Path) -> Path:
@@ -210,8 +217,11 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([  # the GGUF route loses the digit splitting
-        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    ])
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [  # the GGUF route loses the digit splitting
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
     tokenizer.model_max_length = _CONTEXT
     tokenizer.save_pretrained(folder)

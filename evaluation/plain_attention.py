@@ -57,7 +57,9 @@ AttentionInterface.register(_NAME, _dispatch)
 def _refuse_unless_plain(module: torch.nn.Module, length: int, mask: Any, kwargs: dict[str, Any]) -> None:
     where = type(module).__name__
     if mask is not None:
-        raise UnsupportedAttention(f"{where} builds an attention mask of its own; only plain causal masks are supported")
+        raise UnsupportedAttention(
+            f"{where} builds an attention mask of its own; only plain causal masks are supported"
+        )
     if kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise UnsupportedAttention(f"{where} is not causal")
     window = kwargs.get("sliding_window")
@@ -82,7 +84,8 @@ def check_architecture(model: PreTrainedModel) -> None:
             raise UnsupportedAttention(f"{config.model_type} has layers of type {kind!r}: no plain softmax attention")
     if not getattr(model, "_supports_attention_backend", False):
         raise UnsupportedAttention(
-            f"{config.model_type} does not go through transformers' attention interface, so its attention cannot be read"
+            f"{config.model_type} does not go through transformers' attention interface, so its attention "
+            "cannot be read"
         )
 
 

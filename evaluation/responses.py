@@ -1,4 +1,4 @@
-"""Stage `responses`: two responses to each problem, one sampled (for the couplings) and one greedy (for perturbation)."""
+"""Stage `responses`: two responses to each problem, one sampled (couplings) and one greedy (perturbation)."""
 
 from __future__ import annotations
 

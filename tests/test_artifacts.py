@@ -144,6 +144,7 @@ def test_a_run_gives_only_declared_settings(tmp_path):
 
 # ---------------------------------------------------------------------------------------- manifest
 
+
 def test_the_manifest_tells_fresh_stale_changed_and_missing(tmp_path):
     (tmp_path / "a").write_text("1")
     (tmp_path / "b").write_text("2")

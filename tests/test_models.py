@@ -89,8 +89,13 @@ def folder(tmp_path):
 
     folder = tmp_path / "tiny"
     config = Qwen2Config(
-        vocab_size=49152, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True,
+        vocab_size=49152,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
     )
     Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
@@ -182,6 +187,12 @@ def test_model_json_has_the_facts_and_no_place(folder, tmp_path):
     del facts["sha256"]
     embedding, attention, feed_forward, norms = 49152 * 16, 16 * 16 * 2 + 16 * 8 * 2 + 16 + 2 * 8, 3 * 16 * 32, 2 * 16
     assert facts == {
-        "spec": "tiny", "path": "tiny", "architecture": "Qwen2ForCausalLM", "dtype": "float32",
-        "parameters": embedding + 2 * (attention + feed_forward + norms) + 16, "layers": 2, "heads": 4, "kv_heads": 2,
+        "spec": "tiny",
+        "path": "tiny",
+        "architecture": "Qwen2ForCausalLM",
+        "dtype": "float32",
+        "parameters": embedding + 2 * (attention + feed_forward + norms) + 16,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
     }

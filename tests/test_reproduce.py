@@ -71,12 +71,16 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "toy_stages", toy)
     monkeypatch.delenv("DATA_DIR", raising=False)
     monkeypatch.delenv("REPRO_DEBUG", raising=False)
-    monkeypatch.setattr(reproduce, "STAGES", (
-        Stage("model", "a model", "toy_stages:model", (), ("model.json",), (), {"toy": 0.1}),
-        Stage("one", "first", "toy_stages:one", ("model.json",), ("one.json",), ("one",), {"toy": 0.2}, data=True),
-        Stage("two", "second", "toy_stages:two", ("one.json",), ("two/",), ("two",), {"toy": 0.3}),
-        Stage("three", "third", "toy_stages:three", ("two/",), ("three.json", "tables/"), ("three",), {}),
-    ))
+    monkeypatch.setattr(
+        reproduce,
+        "STAGES",
+        (
+            Stage("model", "a model", "toy_stages:model", (), ("model.json",), (), {"toy": 0.1}),
+            Stage("one", "first", "toy_stages:one", ("model.json",), ("one.json",), ("one",), {"toy": 0.2}, data=True),
+            Stage("two", "second", "toy_stages:two", ("one.json",), ("two/",), ("two",), {"toy": 0.3}),
+            Stage("three", "third", "toy_stages:three", ("two/",), ("three.json", "tables/"), ("three",), {}),
+        ),
+    )
     return toy
 
 
@@ -91,6 +95,7 @@ def run(toy, *arguments):
 
 
 # ------------------------------------------------------------------------- what runs, what is skipped
+
 
 def test_everything_runs_once(toy, capsys):
     assert run(toy) == (0, ["model", "one", "two", "three"])
@@ -184,6 +189,7 @@ def test_the_manifest_says_what_made_each_file(toy):
 
 
 # ------------------------------------------------------------------------- failures
+
 
 def test_a_killed_stage_goes_on_where_it_was(toy, capsys):
     toy.fail = KeyboardInterrupt()
@@ -286,6 +292,7 @@ def test_an_unknown_profile_or_data_folder_is_status_2(toy, capsys, monkeypatch)
 
 
 # ------------------------------------------------------------------------- the real thing
+
 
 def test_the_stages_fit_together():
     names = [stage.name for stage in STAGES]

@@ -33,7 +33,7 @@ def uniform_draws(prompt: Sequence[int], seed: int, sample: int, count: int) -> 
 
 
 def draw(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> torch.Tensor:
-    """One token a row, (B,), from logits (B, V): the arg max at temperature 0, else the inverse of the CDF at `uniform`."""
+    """One token a row, (B,), of logits (B, V): the arg max at temperature 0, else the inverse CDF at `uniform` (B,)."""
     if temperature == 0:
         return logits.argmax(-1)
     cdf = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)  # (B, V)

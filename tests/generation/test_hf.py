@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config
-from transformers import Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from evaluation.generation.base import GenerationError, SamplingConfig
 from evaluation.generation.hf import HFGenerator, continue_rows, draw, uniform_draws
@@ -73,7 +81,9 @@ def test_a_sample_does_not_depend_on_its_neighbours_or_on_the_limit():
     generator = HFGenerator(model, Letters())
     together = generator.generate(batch, SamplingConfig(max_new_tokens=24, samples=3, seed=5))
     alone = [
-        c for p in reversed(batch) for c in generator.generate([p], SamplingConfig(max_new_tokens=12, samples=3, seed=5))
+        c
+        for p in reversed(batch)
+        for c in generator.generate([p], SamplingConfig(max_new_tokens=12, samples=3, seed=5))
     ]
     alone = [alone[3 * (len(batch) - 1 - p) + s] for p in range(len(batch)) for s in range(3)]
     assert [c.token_ids[:12] for c in together] == [c.token_ids for c in alone]
