@@ -86,7 +86,7 @@ def read_response(
 def candidates(logits: torch.Tensor, original: int, count: int, excluded: set[int]) -> list[tuple[int, float]]:
     """The `count` most likely tokens of logits (V,) other than the original and the excluded, with probabilities."""
     probabilities = logits.float().softmax(-1)
-    best = probabilities.topk(count + len(excluded) + 1)
+    best = probabilities.topk(min(count + len(excluded) + 1, len(probabilities)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [(token, p) for token, p in pairs if token != original and token not in excluded][:count]
 

@@ -17,6 +17,7 @@ linear in N for a bounded horizon; with an open one (H_hi = None) time is quadra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def fused_attention(
 
 
 def attention_and_span(
-    query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T D"], scale: float
-) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
+    query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T Dv"], scale: float
+) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
     """Attention output, log-sum-exp, and sum_s A[t, s] (t - s) of each row (the inner sum of Eq. 7)."""
     length, dim = key.shape[2], value.shape[3]
     position = torch.arange(length, device=key.device)
@@ -79,9 +80,9 @@ def attention_and_span(
     )
     columns = torch.cat([F.one_hot(block, _BLOCKS).float(), (position - centre[block])[:, None]], -1)  # (T, 8)
     value = torch.cat([value, columns.expand(*value.shape[:2], -1, -1)], -1)
-    extra = value.shape[3] - query.shape[3]  # the CPU kernel wants one head size for all three
-    out, lse = fused_attention(F.pad(query, (0, extra)), F.pad(key, (0, extra)), value, scale)
-    mass, offset = out[..., dim:-1], out[..., -1]  # (B, H, T, blocks), (B, H, T)
+    size = max(query.shape[3], value.shape[3])  # the CPU kernel wants one head size for all three
+    out, lse = fused_attention(*(F.pad(x, (0, size - x.shape[3])) for x in (query, key, value)), scale)
+    mass, offset = out[..., dim : dim + _BLOCKS], out[..., dim + _BLOCKS]  # (B, H, T, blocks), (B, H, T)
     distance = torch.einsum("bhtk,tk->bht", mass, position[:, None] - centre) - offset
     return out[..., :dim], lse, distance
 
@@ -99,6 +100,7 @@ def band_statistics(
     batch, heads, length, dim = query.shape
     groups = key.shape[1]
     grouped = query.reshape(batch, groups, heads // groups, length, dim)
+    window = min(window, length)  # the same minimum, and no digits lost to a W that no distance reaches
     touched = response.any(0).nonzero()[:, 0]
     start, end = int(touched[0]), int(touched[-1]) + 1
     waad = query.new_full((batch, heads, length), float("nan"))
@@ -156,8 +158,11 @@ class SignalRecorder:
         self.response, self.window, self.horizons = response, window, tuple(horizons)
         self.early_exit = early_exit
         self._read: dict[int, tuple[Tensor, Tensor, list[Tensor]]] = {}
+        self._total: Tensor | float = 0.0
 
     def __call__(self, module, query, key, value, scale):
+        # the fused CPU kernel gives zeros where a query is NaN: what is broken has to be seen before it
+        self._total = self._total + query.sum(dtype=torch.float32) + key.sum(dtype=torch.float32)
         if module.layer_idx not in self.layers:
             return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
         # float32 whatever the model's dtype: positions and small weights do not survive bfloat16
@@ -174,7 +179,9 @@ class SignalRecorder:
         return out.to(query.dtype)
 
     def statistics(self) -> HeadStatistics:
-        """What was gathered; an error if some sampled layer never came by."""
+        """What was gathered; an error if a sampled layer never came by, or some q or k was not finite."""
+        if not math.isfinite(self._total):
+            raise ValueError("NaN or inf in the attention: the weights or the number format are broken")
         missing = [layer for layer in self.layers if layer not in self._read]
         if missing:
             raise UnsupportedAttention(f"layers {missing} did not go through the attention interface: no signals")
