@@ -41,6 +41,7 @@ class Stage:
     sections: tuple[str, ...]  # tables of the profile that it may read ([model] is always there)
     minutes: dict[str, float]  # expected, on the machine the profile is for
     data: bool = False  # reads benchmark files of DATA_DIR, those of its `task`
+    files: tuple[str, ...] = ()  # patterns of files of the repository that it reads, besides the code it imports
 
 
 STAGES = (
@@ -91,6 +92,16 @@ STAGES = (
         minutes={"smoke": 0.5, "cpu": 8, "gpu": 10, "paper": 40},
     ),
     Stage(
+        "evaluation",
+        "accuracy on the benchmarks",
+        "evaluation.run:stage",
+        reads=("model.json",),
+        writes=("evaluation.jsonl", "evaluation.json"),
+        sections=("evaluation",),
+        data=True,
+        minutes={"smoke": 0.5, "cpu": 8, "gpu": 60, "paper": 120},
+    ),
+    Stage(
         "figures",
         "every figure and table, from the result files",
         "figures.run:run",
@@ -104,9 +115,11 @@ STAGES = (
             "peak_overlap.csv",
             "perturbation.jsonl",
             "perturbation.json",
+            "evaluation.json",
         ),
         writes=("figures/", "tables/", "token_heatmap.html"),
         sections=("figures",),
+        files=("figures/*.yaml", "figures/*.html"),
         minutes={"smoke": 0.3, "cpu": 0.5, "gpu": 0.5, "paper": 0.5},
     ),
     Stage(
@@ -116,6 +129,7 @@ STAGES = (
         reads=("figures/", "tables/"),
         writes=("notebooks/",),
         sections=("notebooks",),
+        files=("figures/*.yaml", "figures/*.html", "notebooks/*.ipynb"),
         minutes={"smoke": 0.7, "cpu": 1, "gpu": 1, "paper": 1},
     ),
 )
@@ -139,10 +153,12 @@ def load_profile(name: str) -> dict[str, Any]:
         if not isinstance(profile.get(table), dict):
             raise UsageError(f"profiles/{name}.toml: no table [{table}]")
     texts = [("model", key) for key in ("id", "dtype", "device")]
-    texts += [(stage.sections[0], "task") for stage in STAGES if stage.data]
     for table, key in texts:
         if not isinstance(profile[table].get(key), str):
             raise UsageError(f"profiles/{name}.toml: [{table}] lacks {key}, a text")
+    for table in (stage.sections[0] for stage in STAGES if stage.data):
+        if not {"task", "tasks"} & set(profile[table]) or not all(isinstance(t, str) for t in tasks_of(profile[table])):
+            raise UsageError(f"profiles/{name}.toml: [{table}] lacks task, a text, or tasks, a list of texts")
     return profile
 
 
@@ -159,12 +175,18 @@ def make_run(profile: str, model: str | None = None) -> Run:
     return Run(RESULTS / profile, profile, {**config, "model": settings}, config["seed"], model, data_dir)
 
 
+def tasks_of(settings: dict[str, Any]) -> list[str]:
+    """The benchmarks that a stage reads: `task` or `tasks` of its table."""
+    return settings["tasks"] if "tasks" in settings else [settings["task"]]
+
+
 def data_hashes(stage: Stage, run: Run) -> dict[str, str]:
-    """Of the files in DATA_DIR that belong to the task of a stage that reads data."""
-    if not stage.data or run.data_dir is None:
-        return {}
-    files = sorted(run.data_dir.glob(f"{run.section(stage.sections[0])['task']}*"))
-    return {file.name: sha256_path(file) for file in files}
+    """Of the files in DATA_DIR that belong to the task of a stage that reads data, and of the stage's own `files`."""
+    files = [file for pattern in stage.files for file in ROOT.glob(pattern)]
+    if stage.data and run.data_dir is not None:
+        for task in tasks_of(run.section(stage.sections[0])):
+            files += run.data_dir.glob(f"{task}*")
+    return {file.name: sha256_path(file) for file in sorted(files)}
 
 
 def fingerprint(stage: Stage, run: Run, manifest: Manifest) -> str:

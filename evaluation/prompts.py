@@ -6,8 +6,10 @@ differently. A tokenizer with a chat template gets a chat; one without (a base m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from evaluation.artifacts import ReproError
 from evaluation.problems import Problem
 from evaluation.tasks.base import LETTERS
 
@@ -53,3 +55,20 @@ def build_prompt_ids(problem: Problem, tokenizer: Any) -> list[int]:
     """The prompt as token ids. A chat template writes its own special tokens; plain text gets the tokenizer's."""
     prompt = build_prompt(problem, tokenizer)
     return list(tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+
+
+def prompts_that_fit(
+    problems: Sequence[Problem], tokenizer: Any, context: int | None, max_new_tokens: int
+) -> dict[str, list[int]]:
+    """The prompt of each problem by its id. ReproError, naming the problem, if one leaves no room for a response.
+
+    context: tokens that the model was made for, None where its configuration does not say.
+    """
+    prompts = {problem.id: build_prompt_ids(problem, tokenizer) for problem in problems}
+    for name, ids in prompts.items():
+        if context is not None and len(ids) + max_new_tokens > context:
+            raise ReproError(
+                f"problem {name}: a prompt of {len(ids)} tokens and a response of {max_new_tokens} do not fit the"
+                f" model's context of {context}; lower max_new_tokens"
+            )
+    return prompts

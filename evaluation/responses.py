@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from evaluation.artifacts import ReproError, Run, write_jsonl
+from evaluation.artifacts import Run, write_jsonl
 from evaluation.generation.base import SamplingConfig
 from evaluation.generation.hf import HFGenerator
 from evaluation.generation.resumable import Request, complete
 from evaluation.grading import grade
-from evaluation.models import load_model
+from evaluation.models import context_length, load_model
 from evaluation.problems import load_problems
-from evaluation.prompts import build_prompt, build_prompt_ids
+from evaluation.prompts import build_prompt, prompts_that_fit
 
 
 def stage(run: Run) -> None:
@@ -20,14 +20,8 @@ def stage(run: Run) -> None:
     problems = load_problems(settings["task"], limit=settings["problems"], seed=run.seed, data_dir=run.data_dir)
     model, tokenizer = load_model(run.model, dtype=precision["dtype"], device=precision["device"])
     generator = HFGenerator(model, tokenizer)
-    prompts = {p.id: build_prompt_ids(p, tokenizer) for p in problems}
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for name, ids in prompts.items():
-        if limit is not None and len(ids) + settings["max_new_tokens"] > limit:
-            raise ReproError(
-                f"problem {name}: a prompt of {len(ids)} tokens and a response of {settings['max_new_tokens']} do not"
-                f" fit the model's context of {limit}; lower max_new_tokens"
-            )
+    context = context_length(model.config)
+    prompts = prompts_that_fit(problems, tokenizer, context, settings["max_new_tokens"])
 
     sampled = SamplingConfig(settings["max_new_tokens"], temperature=settings["temperature"], seed=run.seed)
     rows = []

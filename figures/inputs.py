@@ -20,8 +20,18 @@ MAKERS = {  # result file: the stage that writes it
     "peak_overlap.csv": "couplings",
     "perturbation.jsonl": "perturbation",
     "perturbation.json": "perturbation",
+    "evaluation.json": "evaluation",
 }
-TABLES = ("table1_perturbation", "table2_couplings", "table10_layers", "table20_overlap", "table_sensitivity")
+TABLES = (
+    "table1_perturbation",
+    "table2_couplings",
+    "table3_puzzles",
+    "table4_math",
+    "table6_families",
+    "table10_layers",
+    "table20_overlap",
+    "table_sensitivity",
+)
 MAKERS |= {"fig3_example.md": "figures"} | {
     f"{name}.{suffix}": "figures" for name in TABLES for suffix in ("csv", "md")
 }
@@ -95,6 +105,15 @@ class Results:
     def perturbation(self) -> dict:
         """Table 1: group means and comparisons with intervals."""
         return read_json(self._path("perturbation.json"))
+
+    @cached_property
+    def evaluations(self) -> dict[str, dict]:
+        """Accuracies: of the model itself (`untrained`), and of those below evaluations/ by the folder's name."""
+        trained = sorted(self.root.glob("evaluations/*/evaluation.json"))
+        return {
+            "untrained": read_json(self._path("evaluation.json")),
+            **{path.parent.name: read_json(path) for path in trained},
+        }
 
     def table(self, name: str) -> pd.DataFrame:
         """A finished table's numbers, tables/NAME.csv: what its module's `build` made."""

@@ -14,6 +14,10 @@ class DataError(ValueError):
     """A benchmark file or row that cannot be read; the message names the file and the line."""
 
 
+class NoSource(DataError):
+    """A benchmark that cannot be had here: no file of it, no hub, no generator."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One question with its gold answer.

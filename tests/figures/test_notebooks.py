@@ -17,7 +17,7 @@ BOOKS = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
 
 
 def test_both_are_there():
-    assert {"01_rhythm.ipynb", "02_perturbation.ipynb"} <= {book.name for book in BOOKS}
+    assert {"01_rhythm.ipynb", "02_perturbation.ipynb", "04_evaluation.ipynb"} <= {book.name for book in BOOKS}
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
