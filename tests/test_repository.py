@@ -1,0 +1,101 @@
+"""What README and the repository promise about themselves."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reproduce
+from figures import readme
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def tracked(*patterns):
+    done = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in done.stdout.split("\0") if name]
+
+
+@pytest.mark.parametrize("command", [["check", "."], ["format", "--check", "."]], ids=" ".join)
+def test_ruff_is_content(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_tables_in_the_readme_are_the_committed_ones(tmp_path):
+    """What git holds: a run on another machine may have changed the files since."""
+    for path in tracked("README.md", "results/*/manifest.json", "results/*/tables/*.md"):
+        name = path.relative_to(ROOT).as_posix()
+        done = subprocess.run(["git", "show", f":{name}"], cwd=ROOT, capture_output=True, check=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(done.stdout)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert readme.filled(text, tmp_path) == text, "run: python -m figures.readme"
+
+
+def test_every_function_test_and_file_that_the_readme_names_is_there():
+    for name in re.findall(r"`((?:analysis|evaluation|training|figures)\.[\w.]+)`", README):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+    for path in re.findall(r"(?:`|\]\()((?:tests|docs|results|profiles|analysis|figures)/[\w./-]*\w)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_equation_of_section_4_is_mapped():
+    for number in (7, 8, 9, 10, 11):
+        assert re.search(rf"^\| .*Eq\. {number}\b.*tests/analysis/test_", README, re.MULTILINE), number
+
+
+def test_every_command_of_the_readme_is_understood():
+    """Profiles and stages exist; module commands have a help."""
+    commands = [line.split("#")[0].split() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+                for line in block.strip().splitlines()]  # fmt: skip
+    assert ["./reproduce.sh"] in commands and ["./reproduce.sh", "test"] in commands
+    for program, *arguments in commands:
+        if program == "./reproduce.sh" and arguments[:1] != ["test"] and "FOLDER" not in arguments:
+            if arguments != ["--help"]:
+                assert reproduce.main([*arguments, *([] if "--dry-run" in arguments else ["--dry-run"])]) == 0
+        elif program == "python":
+            done = subprocess.run(
+                [sys.executable, "-m", arguments[1], "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            options = [argument for argument in arguments if argument.startswith("--")]
+            assert done.returncode == 0 and all(option in done.stdout for option in options)
+
+
+def test_the_example_of_the_readme_runs(tiny_model_folder, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code.replace("Qwen/Qwen3-0.6B", tiny_model_folder), "README.md", "exec"), {})
+    assert "nan" in capsys.readouterr().out
+
+
+def test_no_arrow_goes_up():
+    rooms = ("evaluation", "analysis", "training", "figures")
+    for height, room in enumerate(rooms):
+        above = "|".join(rooms[height + 1 :])
+        for path in (ROOT / room).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            if above:
+                assert not re.search(rf"^\s*(from|import) ({above})\b", text, re.MULTILINE), path
+            if room == "figures":
+                assert not re.search(r"^\s*(from|import) (torch|transformers|analysis|training)\b", text, re.MULTILINE)
+
+
+def test_nothing_of_this_machine_is_in_the_repository():
+    for path in tracked("*.py", "*.md", "*.toml", "*.sh", "*.ipynb", "*.yml", "*.json", "*.txt"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w.])/(home|root|work|Users)/\w", text), path
+
+
+def test_notebooks_are_stripped():
+    done = subprocess.run(
+        [sys.executable, "-m", "nbstripout", "--verify", *map(str, tracked("notebooks/*.ipynb"))],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
