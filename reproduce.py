@@ -42,7 +42,12 @@ class Stage:
     minutes: dict[str, float]  # expected, on the machine the profile is for
     data: bool = False  # reads benchmark files of DATA_DIR, those of its `task`
     files: tuple[str, ...] = ()  # patterns of files of the repository that it reads, besides the code it imports
+    optional: bool = False  # not part of a profile that has no table for it
+    only_if_asked: bool = False  # takes hours: runs for --stage NAME alone
+    also_reads: tuple[str, ...] = ()  # what optional stages have written, if they have
 
+
+EXPERIMENT = ("training/configs/*.toml", "training/checkpoints/countdown-policy/*")
 
 STAGES = (
     Stage(
@@ -102,6 +107,41 @@ STAGES = (
         minutes={"smoke": 0.5, "cpu": 8, "gpu": 60, "paper": 120},
     ),
     Stage(
+        "training",
+        "GRPO with each credit strategy, on the embedded policy",
+        "training.experiment:stage",
+        reads=("model.json",),
+        writes=("training.csv", "training.json"),
+        sections=("training",),
+        files=EXPERIMENT,
+        minutes={"smoke": 0.7, "cpu": 14, "gpu": 10, "paper": 10},
+        optional=True,
+    ),
+    Stage(
+        "training_extended",
+        "the same with more seeds",
+        "training.experiment:extended",
+        reads=("model.json",),
+        writes=("training_extended.csv", "training_extended.json"),
+        sections=("training_extended",),
+        files=EXPERIMENT,
+        minutes={"cpu": 100},
+        optional=True,
+        only_if_asked=True,
+    ),
+    Stage(
+        "ablations",
+        "selection, sign, layers, heads, window and horizon",
+        "training.experiment:ablations",
+        reads=("model.json",),
+        writes=("ablations.csv", "ablations.json"),
+        sections=("ablations",),
+        files=EXPERIMENT,
+        minutes={"cpu": 200},
+        optional=True,
+        only_if_asked=True,
+    ),
+    Stage(
         "figures",
         "every figure and table, from the result files",
         "figures.run:run",
@@ -117,6 +157,13 @@ STAGES = (
             "perturbation.json",
             "evaluation.json",
         ),
+        also_reads=(
+            "training.csv",
+            "training.json",
+            "training_extended.csv",
+            "training_extended.json",
+            "ablations.json",
+        ),
         writes=("figures/", "tables/", "token_heatmap.html"),
         sections=("figures",),
         files=("figures/*.yaml", "figures/*.html"),
@@ -128,6 +175,7 @@ STAGES = (
         "figures.notebooks:run",
         reads=("figures/", "tables/"),
         writes=("notebooks/",),
+        also_reads=("training.json",),
         sections=("notebooks",),
         files=("figures/*.yaml", "figures/*.html", "notebooks/*.ipynb"),
         minutes={"smoke": 0.7, "cpu": 1, "gpu": 1, "paper": 1},
@@ -149,7 +197,7 @@ def load_profile(name: str) -> dict[str, Any]:
         raise UsageError(f"profiles/{name}.toml: {error}") from error
     if not isinstance(profile.get("seed"), int):
         raise UsageError(f"profiles/{name}.toml: seed is missing or is not an integer")
-    for table in ("model", *(section for stage in STAGES for section in stage.sections)):
+    for table in ("model", *(section for stage in STAGES if not stage.optional for section in stage.sections)):
         if not isinstance(profile.get(table), dict):
             raise UsageError(f"profiles/{name}.toml: no table [{table}]")
     texts = [("model", key) for key in ("id", "dtype", "device")]
@@ -197,21 +245,44 @@ def fingerprint(stage: Stage, run: Run, manifest: Manifest) -> str:
             "config": {table: run.section(table) for table in ("model", *stage.sections)},
             "seed": run.seed,
             "model": manifest.output_hash("model.json") if stage.reads else model_signature(run.model),
-            "inputs": {name: manifest.output_hash(name) for name in stage.reads},
+            "inputs": {name: manifest.output_hash(name) for name in stage.reads} | written(stage, manifest),
             "data": data_hashes(stage, run),
             "code": source_sha256(stage.function.partition(":")[0]),
         }
     )
 
 
+def stages_of(run: Run, only: str | None) -> list[Stage]:
+    """The stages of a run, in order: those of its profile, and the one that is asked for by name.
+
+    UsageError if the profile has no settings for that one.
+    """
+    asked = next((stage for stage in STAGES if stage.name == only), None)
+    if asked and (missing := [table for table in asked.sections if table not in run.config]):
+        raise UsageError(f"profile {run.profile} has no table [{missing[0]}], the settings of stage {only}")
+    absent = {stage.name for stage in STAGES if stage.optional and not set(stage.sections) <= set(run.config)}
+    return [s for s in STAGES if s.name == only or not (s.only_if_asked or s.name in absent)]
+
+
+def written(stage: Stage, manifest: Manifest) -> dict[str, str]:
+    """The hashes of what a stage also reads, of the files that there are."""
+    return {name: digest for name in stage.also_reads if (digest := manifest.output_hash(name))}
+
+
 def plan(run: Run, manifest: Manifest, only: str | None = None) -> dict[str, str]:
     """The stages that have to run and why, in order. `only`: that stage, and what it needs of earlier ones."""
-    stages = STAGES[: [stage.name for stage in STAGES].index(only) + 1] if only else STAGES
+    stages = stages_of(run, only)
+    if only:
+        stages = stages[: [stage.name for stage in stages].index(only) + 1]
     stale: dict[str, str] = {}
     missing: dict[str, list[str]] = {}
     for stage in stages:
         reason, missing[stage.name] = manifest.problems(stage.name, fingerprint(stage, run, manifest))
-        upstream = [other.name for other in stages if other.name in stale and set(other.writes) & set(stage.reads)]
+        upstream = [
+            other.name
+            for other in stages
+            if other.name in stale and set(other.writes) & {*stage.reads, *stage.also_reads}
+        ]
         if reason or upstream:
             stale[stage.name] = reason or f"reads what {upstream[0]} makes anew"
     reasons: dict[str, str] = {}
@@ -253,7 +324,7 @@ def run_stage(stage: Stage, run: Run, manifest: Manifest) -> bool:
             "seed": run.seed,
             "model": read_json(run.root / "model.json")["sha256"],
             "data": data_hashes(stage, run),
-            "inputs": {name: manifest.output_hash(name) for name in stage.reads},
+            "inputs": {name: manifest.output_hash(name) for name in stage.reads} | written(stage, manifest),
             "outputs": {name: manifest.output_hash(name) for name in stage.writes},
             "started": started.isoformat(timespec="seconds"),
             "wall_seconds": round(time.monotonic() - clock, 1),
@@ -268,20 +339,20 @@ def run_stage(stage: Stage, run: Run, manifest: Manifest) -> bool:
 
 def run_all(run: Run, only: str | None) -> None:
     """Run what has to run, one line a stage as it goes, then a summary."""
-    names = [stage.name for stage in STAGES]
+    stages = stages_of(run, only)
     with locked(run.root):
         manifest = Manifest.load(run.root)
         reasons = plan(run, manifest, only)
         if upstream := [name for name in reasons if name != only] if only else []:
             print(f"{only} needs {', '.join(upstream)} first")
         states: dict[str, tuple[str, float]] = {}
-        for stage in STAGES:
+        for number, stage in enumerate(stages, 1):
             if stage.name not in reasons:
                 if only in (None, stage.name):
                     states[stage.name] = ("up to date", 0.0)
                 continue
             print(
-                f"[{names.index(stage.name) + 1}/{len(names)}] {stage.name}: {stage.help} "
+                f"[{number}/{len(stages)}] {stage.name}: {stage.help} "
                 f"({reasons[stage.name]}; {expected(stage, run.profile)})",
                 flush=True,
             )
@@ -304,7 +375,8 @@ def print_plan(run: Run, only: str | None) -> None:
     """What would be done: reads nothing but hashes, changes nothing."""
     reasons = plan(run, Manifest.load(run.root), only)
     print(f"profile {run.profile}, model {run.model}, seed {run.seed}, results in {shown(run.root)}/")
-    for stage in STAGES:
+    stages = stages_of(run, only)
+    for stage in stages:
         if stage.name in reasons:
             state = f"would run: {reasons[stage.name]}"
         else:
@@ -312,8 +384,8 @@ def print_plan(run: Run, only: str | None) -> None:
             state = f"would be skipped: {why}"
         print(f"\n{stage.name}: {stage.help}\n  {state}\n  {expected(stage, run.profile)}")
         print(f"  reads  {', '.join(stage.reads) or '-'}\n  writes {', '.join(stage.writes)}")
-    minutes = sum(stage.minutes.get(run.profile, 0) for stage in STAGES if stage.name in reasons)
-    print(f"\n{len(reasons)} of {len(STAGES)} stages would run" + (f", about {minutes:g} min" if minutes else ""))
+    minutes = sum(stage.minutes.get(run.profile, 0) for stage in stages if stage.name in reasons)
+    print(f"\n{len(reasons)} of {len(stages)} stages would run" + (f", about {minutes:g} min" if minutes else ""))
 
 
 def print_summary(run: Run, states: dict[str, tuple[str, float]]) -> None:
@@ -376,6 +448,7 @@ def make_parser() -> argparse.ArgumentParser:
         choices=[stage.name for stage in STAGES],
         help="only this stage, after what it needs of earlier ones",
     )
+    parser.add_argument("--extended", action="store_true", help="with --stage training: more seeds, hours")
     parser.add_argument("--dry-run", action="store_true", help="print what would run and why, change nothing")
     parser.add_argument("--model", metavar="ID_OR_PATH", help="a folder or a hub id, instead of the profile's model")
     parser.add_argument("--no-venv", action="store_true", help="use the python that is active instead of .venv")
@@ -384,7 +457,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 done, 1 failed, 2 wrong usage (argparse exits with it too), 130 interrupted."""
-    options = make_parser().parse_args(arguments)
+    options = (parser := make_parser()).parse_args(arguments)
+    if options.extended:
+        if options.stage != "training":
+            parser.error("--extended goes with --stage training")
+        options.stage = "training_extended"
     try:
         run = make_run(options.profile, options.model)
         (print_plan if options.dry_run else run_all)(run, options.stage)

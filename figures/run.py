@@ -10,7 +10,9 @@ from figures import (
     fig3_perturbation,
     fig9_tokens,
     fig_accuracy,
+    fig_credit,
     fig_sensitivity,
+    fig_training,
     style,
     table1_perturbation,
     table2_couplings,
@@ -20,6 +22,7 @@ from figures import (
     table10_layers,
     table20_overlap,
     table_sensitivity,
+    table_training,
     tables,
     token_view,
 )
@@ -42,6 +45,12 @@ TABLES = {
     "table20_overlap": lambda data, seed: table20_overlap.make(data.peak_overlap, data.model, seed),
     "table_sensitivity": lambda data, seed: table_sensitivity.make(data.sensitivity, data.model, seed),
 }
+# What optional stages have left: experiment -> title of its table.
+EXPERIMENTS = {
+    "training": "Credit strategies on the embedded Countdown policy (Table 3 in our scale).",
+    "training_extended": "Credit strategies on the embedded Countdown policy, extended (Table 3 in our scale).",
+    "ablations": "Ablations on the embedded Countdown policy (Tables 5, 7a, 9, 14, 19 in our scale).",
+}
 
 
 def run(run: Run) -> None:
@@ -60,6 +69,12 @@ def run(run: Run) -> None:
     for name, table in TABLES.items():
         attempt(name, lambda: tables.write(table(data, run.seed), run.path("tables", name)))  # noqa: B023
     attempt("fig3_example", lambda: write_text(run.path("tables", "fig3_example.md"), _example(data)))
+    for name, title in EXPERIMENTS.items():
+        if data.has(name):
+            tables.write(table_training.make(data.experiment(name), title), run.path("tables", name))
+            style.save(fig_credit.draw(data.experiment(name)), run.path("figures", f"fig_credit_{name}"))
+            if name != "ablations":
+                style.save(fig_training.draw(data.curves(name)), run.path("figures", f"fig_{name}"))
     page = run.path("token_heatmap.html")
     attempt(page.name, lambda: write_text(page, token_view.page(data.tokens, data.responses, data.model)))
     if missing:

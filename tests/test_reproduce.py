@@ -55,6 +55,10 @@ class Toy:
         self.ran.append("two")
         write_json(run.path("two", "a.json"), sum(read_json(run.path("one.json"))) * 0)
 
+    def extra(self, run):
+        self.ran.append("extra")
+        write_json(run.path("extra.json"), run.section("extra"))
+
     def three(self, run):
         self.ran.append("three")
         if self.fail:
@@ -78,9 +82,12 @@ def toy(tmp_path, monkeypatch):
             Stage("model", "a model", "toy_stages:model", (), ("model.json",), (), {"toy": 0.1}),
             Stage("one", "first", "toy_stages:one", ("model.json",), ("one.json",), ("one",), {"toy": 0.2}, data=True),
             Stage("two", "second", "toy_stages:two", ("one.json",), ("two/",), ("two",), {"toy": 0.3}),
-            Stage("three", "third", "toy_stages:three", ("two/",), ("three.json", "tables/"), ("three",), {}),
+            Stage("extra", "optional", "toy_stages:extra", ("model.json",), ("extra.json",), ("extra",), {},
+                  optional=True, only_if_asked=True),
+            Stage("three", "third", "toy_stages:three", ("two/",), ("three.json", "tables/"), ("three",), {},
+                  also_reads=("extra.json",)),
         ),
-    )
+    )  # fmt: skip
     return toy
 
 
@@ -291,6 +298,23 @@ def test_an_unknown_profile_or_data_folder_is_status_2(toy, capsys, monkeypatch)
     assert "no such folder" in capsys.readouterr().err
 
 
+# ------------------------------------------------------------------------- optional stages
+
+
+def test_an_optional_stage_runs_when_asked_and_what_reads_it_runs_after(toy):
+    write_text(toy.profile, PROFILE + "[extra]\nn = 1\n")
+    assert run(toy) == (0, ["model", "one", "two", "three"])
+    assert run(toy, "--stage", "extra") == (0, ["extra"])
+    assert run(toy) == (0, ["three"])
+    assert run(toy) == (0, [])
+
+
+def test_an_optional_stage_is_no_part_of_a_profile_without_its_table(toy, capsys):
+    assert run(toy, "--dry-run")[0] == 0 and "extra" not in capsys.readouterr().out
+    assert run(toy, "--stage", "extra") == (2, [])
+    assert "profile toy has no table [extra]" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------- the real thing
 
 
@@ -309,9 +333,10 @@ def test_the_stages_fit_together():
 def test_every_profile_is_whole_and_has_the_same_keys(profile):
     config = reproduce.load_profile(profile)
     reference = reproduce.load_profile("cpu")
-    assert {table: set(config[table]) for table in config if table != "seed"} == {
-        table: set(reference[table]) for table in reference if table != "seed"
-    }
+    optional = {table for stage in STAGES if stage.optional for table in stage.sections}
+    assert set(reference) - optional <= set(config) <= set(reference)
+    for table in set(config) - {"seed"}:
+        assert set(config[table]) == set(reference[table]), table
 
 
 def test_help_and_dry_run_need_the_standard_library_only():
@@ -320,7 +345,7 @@ def test_help_and_dry_run_need_the_standard_library_only():
             [sys.executable, "-S", "-m", "reproduce", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         )  # -S: without the installed packages
         assert done.returncode == 0, done.stderr
-        for stage in STAGES:
+        for stage in STAGES if arguments == ["--help"] else reproduce.stages_of(reproduce.make_run("smoke"), None):
             assert stage.name in done.stdout
 
 

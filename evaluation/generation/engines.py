@@ -34,7 +34,7 @@ def make_engine(name: str, model: str, *, dtype: str, device: str) -> Engine:
     if name == "vllm":
         from evaluation.generation.vllm import VLLMGenerator
 
-        generator = VLLMGenerator(model, dtype=dtype)
+        generator = VLLMGenerator.load(model, dtype=dtype)
         return Engine(name, generator, generator.tokenizer, generator.context)
     from evaluation.generation.hf import HFGenerator
     from evaluation.models import load_model

@@ -179,7 +179,37 @@ def evaluation() -> dict:
         ("countdown", "countdown", "generated", 0.0, [0.0, 16.1], 20, 1, "pass@1"),
     ]
     names = ("task", "graded_as", "source", "accuracy", "ci", "problems", "samples", "metric")
-    return {"tasks": [dict(zip(names, task, strict=True)) for task in tasks], "missing": {"amc23": "no source"}}
+    rows = [dict(zip(names, task, strict=True)) | {"tokens": 50.0, "cut_off": 10.0} for task in tasks]
+    return {"engine": "hf", "settings": {"max_new_tokens": 64}, "tasks": rows, "missing": {"amc23": "no source"}}
+
+
+def interval(mean, half):
+    return {"mean": mean, "ci": [mean - half, mean + half], "p_value": 0.04}
+
+
+def experiment_results(seeds=2):
+    undefined = {"ci": [None, None], "p_value": None}
+    results = []
+    for variant, accuracy in (("grpo", 30.0), ("random", 31.0), ("coupled_rhythm", 35.0), ("coupled_bottom40", 25.0)):
+        make = interval if seeds > 1 else lambda mean, half: {"mean": mean, **undefined}
+        against = {"grpo": make(accuracy - 30, 2.0), "random": make(accuracy - 31, 2.0)}
+        against = {name: {**value, "seeds": seeds} for name, value in against.items() if name != variant}
+        results.append(
+            {"variant": variant, "seeds": seeds, "accuracy": make(accuracy, 3.0), "by_seed": [accuracy] * seeds,
+             "greedy": make(accuracy + 5, 3.0), "gain": make(10.0, 4.0), "against": against, "gamma_coverage": 0.4,
+             "gamma_mean": 1.2, "seconds_per_step": 3.0}
+        )  # fmt: skip
+    return {"settings": {"held_out": 512, "samples": 4, "steps": 50, "seeds": list(range(seeds))}, "results": results}
+
+
+def training_rows():
+    rows = []
+    for variant in ("grpo", "random", "coupled_rhythm"):
+        for seed in range(3):
+            for step in range(5):
+                rows.append({"variant": variant, "seed": seed, "step": step, "eval_sampled": 0.2 + 0.01 * step * seed,
+                             "reward_mean": np.nan if step == 0 else 0.3, "entropy": 0.5})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def write_results(root: Path) -> Path:
@@ -222,6 +252,8 @@ def write_results(root: Path) -> Path:
     write_jsonl(root / "perturbation.jsonl", perturbation_rows(generator))
     write_json(root / "perturbation.json", perturbation_summary())
     write_json(root / "evaluation.json", evaluation())
+    write_json(root / "training.json", experiment_results())
+    write_table(root / "training.csv", training_rows())
     return root
 
 
@@ -235,3 +267,14 @@ def results_root(tmp_path_factory) -> Path:
 def make_run():
     """A Run over a results folder."""
     return lambda root: Run(root=root, profile="synthetic", config={}, seed=0, model="synthetic")
+
+
+@pytest.fixture
+def experiment():
+    """`experiment(3)`: training.json of so many seeds."""
+    return experiment_results
+
+
+@pytest.fixture
+def training_curves():
+    return training_rows()

@@ -16,8 +16,10 @@ from figures import run as figures_stage
 BOOKS = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
 
 
-def test_both_are_there():
-    assert {"01_rhythm.ipynb", "02_perturbation.ipynb", "04_evaluation.ipynb"} <= {book.name for book in BOOKS}
+def test_all_are_there():
+    assert {"01_rhythm.ipynb", "02_perturbation.ipynb", "03_training.ipynb", "04_evaluation.ipynb"} <= {
+        book.name for book in BOOKS
+    }
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)

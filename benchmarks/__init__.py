@@ -1,0 +1,1 @@
+"""What is measured, not tested: speed and memory, side by side with the usual way. Results in benchmarks/results/."""

@@ -1,0 +1,179 @@
+"""actor_train: one AdamW step on the clipped loss of a mini-batch, in micro-batches that fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from analysis.entropy import output_head
+from evaluation.artifacts import ReproError, atomic_path
+from training.grpo import policy_loss
+
+
+class DivergedError(ReproError):
+    """A loss or a gradient that is not finite; the message says where the batch was saved."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How the weights are updated."""
+
+    lr: float = 1e-6  # learning rate after the warm-up; the default is the paper's
+    warmup: int = 10  # gradient steps over which the learning rate rises linearly
+    betas: tuple[float, float] = (0.9, 0.999)  # decay of AdamW's moments
+    weight_decay: float = 0.0  # of AdamW, on all weights
+    grad_clip: float = 1.0  # largest norm of the gradient; inf: no clipping
+    micro_batch: int = 32  # sequences in one forward and backward pass; changes memory and speed, not the result
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
+    bf16: bool = True  # bfloat16 autocast on CUDA; the CPU always computes in float32
+
+
+def precision(model: PreTrainedModel, bf16: bool) -> AbstractContextManager:
+    """Autocast to bfloat16 on CUDA if asked for; on a CPU nothing."""
+    return torch.autocast("cuda", torch.bfloat16) if bf16 and model.device.type == "cuda" else nullcontext()
+
+
+def response_logp(
+    model: PreTrainedModel, input_ids: Int[Tensor, "B N"], response: Bool[Tensor, "B N"]
+) -> Float[Tensor, "B N"]:
+    """Log-probability (nats) of each response token given what stands before it; 0 elsewhere. Differentiable.
+
+    Sequences are padded on the right. Logits exist for response tokens only, and the sums are in float32.
+    """
+    hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, N, D)
+    predicted = response.clone()
+    predicted[:, 0] = False  # nothing predicts the first token of a sequence
+    logits = output_head(model)(hidden[:, :-1][predicted[:, 1:]]).float()  # (M, V)
+    logp = -F.cross_entropy(logits, input_ids[predicted], reduction="none")  # (M,)
+    return torch.zeros(response.shape, device=logp.device).masked_scatter(predicted, logp)
+
+
+def by_length(attention: Bool[Tensor, "B N"], batch: int) -> Iterator[tuple[Int[Tensor, "b"], int]]:
+    """Rows of right-padded sequences in groups of at most `batch` of like length, each with its longest length."""
+    lengths = attention.sum(1)
+    for rows in lengths.argsort(stable=True).split(batch):
+        if len(rows):
+            yield rows, int(lengths[rows].max())
+
+
+class TrainActor:
+    """Owns the optimizer of `model`, whose weights must be float32.
+
+    Args:
+        folder: where a batch that broke the training is saved.
+        clip_low, clip_high, aggregation: see `policy_loss`.
+
+    Raises:
+        ValueError: weights of another type: a step of 1e-6 does not move a bfloat16 weight.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: OptimConfig,
+        folder: Path,
+        *,
+        clip_low: float = 0.2,
+        clip_high: float = 0.2,
+        aggregation: str = "token_mean",
+    ):
+        if wrong := {p.dtype for p in model.parameters()} - {torch.float32}:
+            raise ValueError(f"weights must be float32 to be trained, not {', '.join(map(str, wrong))}")
+        self.model, self.config, self.folder = model, config, folder
+        self.loss_options = {"clip_low": clip_low, "clip_high": clip_high, "aggregation": aggregation}
+        self.steps = 0  # gradient steps done
+        model.requires_grad_(True)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.parameters = list(model.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+
+    def step(
+        self,
+        input_ids: Int[Tensor, "B N"],
+        response: Bool[Tensor, "B N"],
+        old_logp: Float[Tensor, "B N"],
+        advantages: Float[Tensor, "B N"],
+    ) -> dict[str, float]:
+        """One gradient step on right-padded sequences; the metrics of `policy_loss`, and loss, grad_norm and lr.
+
+        A sequence whose advantages are all 0 has neither loss nor gradient: it counts in the mean, but is not computed
+        (nor seen by clip_share, approx_kl and the ratios).
+
+        Raises:
+            DivergedError: NaN or inf in the loss or the gradient; the weights are those before the step.
+        """
+        batch = {"input_ids": input_ids, "response": response, "old_logp": old_logp, "advantages": advantages}
+        parts_of_mean = response if self.loss_options["aggregation"] == "token_mean" else response.any(1)
+        denominator = parts_of_mean.sum()
+        useful = ((advantages != 0) & response).any(1).nonzero()[:, 0]  # NaN != 0
+        position = torch.arange(1, response.shape[1] + 1, device=response.device)
+        reach = position <= (response * position).amax(1, keepdim=True)  # (B, N): up to the last response token
+        for parameter in self.parameters:  # zeros, not None: momentum moves the weights even without a gradient
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+
+        self.model.train()
+        losses, parts = [], []
+        for rows, width in by_length(reach[useful], self.config.micro_batch):
+            chosen = useful[rows]
+            ids, mask, old, advantage = (x[chosen, :width] for x in batch.values())
+            with precision(self.model, self.config.bf16):
+                logp = response_logp(self.model, ids, mask)
+            loss, metrics = policy_loss(logp, old, advantage, mask, denominator=denominator, **self.loss_options)
+            if not bool(torch.isfinite(loss + metrics["approx_kl"])):  # an infinite ratio may be clipped from the loss
+                self._refuse("loss", {name: x[chosen] for name, x in batch.items()})
+            loss.backward()
+            losses.append(loss.item())
+            parts.append({name: value.item() for name, value in metrics.items()})
+        self.model.eval()
+
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip)
+        if not bool(torch.isfinite(norm)):
+            self._refuse("gradient", batch)
+        self.steps += 1
+        lr = self.config.lr * min(1.0, self.steps / max(1, self.config.warmup))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        return {**_combine(parts), "loss": sum(losses), "grad_norm": norm.item(), "lr": lr}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps = state["steps"]
+
+    def _refuse(self, what: str, batch: dict[str, Tensor]) -> None:
+        self.model.eval()
+        path = self.folder / f"diverged-{self.steps:06d}.safetensors"
+        with atomic_path(path) as temporary:
+            save_file({name: x.contiguous().cpu() for name, x in batch.items()}, temporary)
+        raise DivergedError(f"gradient step {self.steps}: NaN or inf in the {what}; its batch is in {path.name}")
+
+
+def _combine(parts: list[dict[str, float]]) -> dict[str, float]:
+    """Metrics of micro-batches as those of their union; NaN where there was none."""
+    tokens = sum(part["tokens"] for part in parts)
+
+    def mean(name: str) -> float:
+        return sum(part[name] * part["tokens"] for part in parts) / tokens if tokens else float("nan")
+
+    return {
+        "tokens": tokens,
+        **{name: mean(name) for name in ("clip_share", "approx_kl", "ratio_mean")},
+        "ratio_min": min((part["ratio_min"] for part in parts), default=float("nan")),
+        "ratio_max": max((part["ratio_max"] for part in parts), default=float("nan")),
+    }

@@ -1,0 +1,278 @@
+"""The embedded experiment: every credit strategy, several seeds, one recipe, on a policy that two cores can train.
+
+A recipe (configs/countdown.toml) holds all settings; a variant changes some of them (configs/variants.toml: the six
+strategies, and the rows of the paper's ablation tables). A run is a variant with a seed, in a folder of its own below
+results/PROFILE/training/; runs are independent, resumable, and done several at a time, one thread each. All variants of
+a seed see the same problems in the same order with the same random numbers, so they are compared seed by seed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import shutil
+import signal
+import tomllib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from tqdm import tqdm
+
+from analysis.signals import SignalConfig
+from evaluation.artifacts import Run, UsageError, read_json, read_jsonl, sha256_of, write_json, write_table
+from evaluation.generation.base import Generator, SamplingConfig
+from evaluation.generation.hf import HFGenerator
+from evaluation.grading import grade
+from evaluation.models import load_model, model_sha256
+from evaluation.problems import Problem
+from evaluation.prompts import build_prompt_ids
+from training.actors.train import OptimConfig
+from training.countdown_traces import load_puzzles
+from training.credit import CreditConfig
+from training.loop import TrainConfig, train
+
+CONFIGS = Path(__file__).parent / "configs"
+ROOT = Path(__file__).resolve().parent.parent
+BASELINES = ("grpo", "random")  # what every other variant is compared with
+CURVES = (
+    "reward_mean", "response_length", "entropy", "gamma_coverage", "gamma_mean", "advantage_size", "shaped_size",
+    "clip_share", "approx_kl", "grad_norm", "useful_groups", "eval_sampled", "waad_peak_entropy_lift",
+    "fai_follows_or_coincides_waad_lift", "seconds_generate", "seconds_read", "seconds_reward", "seconds_credit",
+    "seconds_update",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------ settings
+
+
+def load_toml(name: str) -> dict[str, Any]:
+    """training/configs/NAME.toml."""
+    return tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def make_config(recipe: Mapping[str, Any], variant: Mapping[str, Any], *, steps: int, seed: int) -> TrainConfig:
+    """The recipe with a variant's changes: tables [credit], [signals], [optim]; the rest is `[loop]`."""
+    tables = {
+        name: {**recipe.get(name, {}), **variant.get(name, {})} for name in ("credit", "signals", "optim", "loop")
+    }
+    horizon = tables["signals"].get("horizon")
+    if horizon is not None:  # TOML has no null: "end" is an open horizon
+        tables["signals"]["horizon"] = (horizon[0], None if horizon[1] == "end" else horizon[1])
+    if tables["signals"].get("head_fraction") == "all":
+        tables["signals"]["head_fraction"] = None
+    return TrainConfig(
+        credit=CreditConfig(**tables["credit"]),
+        signals=SignalConfig(**tables["signals"]),
+        optim=OptimConfig(**{k: tuple(v) if k == "betas" else v for k, v in tables["optim"].items()}),
+        **tables["loop"],
+        steps=steps,
+        seed=seed,
+    )
+
+
+def variants_of(tables: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The variants of some groups of configs/variants.toml, by name. UsageError for a group that is not there."""
+    groups = load_toml("variants")
+    if unknown := [name for name in tables if name not in groups]:
+        raise UsageError(f"no group {unknown[0]!r} in training/configs/variants.toml: one of {', '.join(groups)}")
+    return {name: variant for group in tables for name, variant in groups[group].items()}
+
+
+# ---------------------------------------------------------------------------------------------- runs
+
+
+def sampled_accuracy(
+    generator: Generator, tokenizer: Any, problems: list[Problem], *, samples: int, max_new_tokens: int, batch: int
+) -> np.ndarray:
+    """Correctness (P, samples) of responses at T = 1; one greedy response each where `samples` is 0, (P, 1)."""
+    sampling = SamplingConfig(max_new_tokens, temperature=1.0 if samples else 0.0, samples=max(samples, 1), seed=1)
+    prompts = [build_prompt_ids(problem, tokenizer) for problem in problems]
+    at_once = max(1, batch // sampling.samples)
+    texts = [
+        completion.text
+        for start in range(0, len(prompts), at_once)
+        for completion in generator.generate(prompts[start : start + at_once], sampling)
+    ]
+    correct = [grade(problems[i // sampling.samples], text).correct for i, text in enumerate(texts)]
+    return np.array(correct).reshape(len(problems), sampling.samples)
+
+
+def one_run(folder: Path, policy: str, config: TrainConfig, held_out: int, samples: int) -> None:
+    """Train one variant with one seed, then measure it on held-out puzzles: final.json. Goes on where it was killed."""
+    if (folder / "final.json").exists():
+        return
+    torch.set_num_threads(1)
+    model, tokenizer = load_model(policy)
+    test = load_puzzles("test", held_out)
+    measure = {"max_new_tokens": config.max_new_tokens, "batch": config.generation_batch}
+
+    def evaluate(generator: Generator) -> dict[str, float]:
+        return {"sampled": float(sampled_accuracy(generator, tokenizer, test, samples=1, **measure).mean())}
+
+    train(
+        model,
+        tokenizer,
+        load_puzzles("train"),
+        folder=folder,
+        prompt=lambda problem: build_prompt_ids(problem, tokenizer),
+        config=config,
+        evaluate=evaluate,
+        resume=True,
+    )
+    generator = HFGenerator(model, tokenizer)
+    final = {
+        "sampled": sampled_accuracy(generator, tokenizer, test, samples=samples, **measure).mean(1),
+        "greedy": sampled_accuracy(generator, tokenizer, test, samples=0, **measure)[:, 0].astype(float),
+    }
+    write_json(folder / "final.json", {name: values.tolist() for name, values in final.items()})
+    shutil.rmtree(folder / "checkpoints")
+
+
+def _die_with_parent() -> None:
+    """A worker must not outlive a killed parent: two processes would write into one run's folder."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def run_all(
+    folder: Path, policy: str, configs: Mapping[str, TrainConfig], workers: int, held_out: int, samples: int
+) -> None:
+    """Every run that is not finished, `workers` at a time, in the order of `configs` (names of folders)."""
+    todo = [name for name in configs if not (folder / name / "final.json").exists()]
+    with (
+        tqdm(total=len(configs), initial=len(configs) - len(todo), desc="training", unit="run") as bar,
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent) as pool,
+    ):
+        jobs = {pool.submit(one_run, folder / name, policy, configs[name], held_out, samples): name for name in todo}
+        for job in as_completed(jobs):
+            job.result()
+            bar.set_postfix_str(jobs[job], refresh=False)
+            bar.update()
+
+
+# -------------------------------------------------------------------------------------------- stages
+
+
+def stage(run: Run) -> None:
+    """The default experiment: training.csv, a row a run and step; training.json, accuracies and comparisons."""
+    experiment(run, "training")
+
+
+def extended(run: Run) -> None:
+    """The same with more seeds and steps: training_extended.csv and .json."""
+    experiment(run, "training_extended")
+
+
+def ablations(run: Run) -> None:
+    """The rows of Tables 5, 7a, 9, 14 and 19: ablations.csv and .json."""
+    experiment(run, "ablations")
+
+
+def experiment(run: Run, name: str) -> None:
+    """Do the runs of table [name] of the profile below NAME/, then write NAME.csv and NAME.json.
+
+    A finished run is kept as long as its settings and its policy are the same, whatever has happened to the code: the
+    manifest says with which code the summary was made. Delete its folder to do it again.
+    """
+    settings = run.section(name)
+    recipe = load_toml(settings["recipe"])
+    policy = ROOT / recipe["policy"]
+    variants = variants_of(settings["groups"])
+    configs = {
+        f"{variant}-seed{seed}": make_config(recipe, changes, steps=settings["steps"], seed=seed)
+        for seed in settings["seeds"]
+        for variant, changes in variants.items()
+    }
+    measured = {"held_out": settings["held_out"], "samples": settings["samples"]}
+    folder = run.root / name
+    for key, config in configs.items():
+        keep_or_clear(folder / key, sha256_of([asdict(config), model_sha256(str(policy)), measured]))
+    run_all(folder, str(policy), configs, settings["workers"], **measured)
+
+    variant_of = {key: key.rpartition("-seed")[0] for key in configs}
+    finals = [
+        {"variant": variant_of[key], "seed": config.seed, **read_json(folder / key / "final.json")}
+        for key, config in configs.items()
+    ]
+    curves = pd.concat(
+        [
+            pd.DataFrame(read_jsonl(folder / key / "metrics.jsonl")).assign(variant=variant_of[key], seed=config.seed)
+            for key, config in configs.items()
+        ],
+        ignore_index=True,
+    )
+    write_table(run.path(f"{name}.csv"), curves[["variant", "seed", "step", *(c for c in CURVES if c in curves)]])
+    write_json(
+        run.path(f"{name}.json"),
+        {"settings": settings, "recipe": recipe, "variants": variants, "results": summarise(finals, curves)},
+    )
+
+
+def keep_or_clear(folder: Path, mark: str) -> None:
+    """Drop what is in a run's folder unless it was made under the same settings."""
+    path = folder / "run.json"
+    if folder.exists() and not (path.exists() and read_json(path)["mark"] == mark):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"mark": mark})
+
+
+def summarise(finals: list[dict[str, Any]], curves: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each variant its final held-out accuracy (percent) and how it differs from the baselines.
+
+    finals: variant, seed, and correctness by puzzle: `sampled` (mean of the samples at T = 1) and `greedy`.
+    accuracy: mean over seeds with a 95% t interval over seeds; gain: the same over the warm start of step 0, seed by
+    seed; against: differences from each baseline, paired by seed (paired t test, and its interval), percentage points.
+    Intervals are undefined (null) with one seed.
+    """
+    accuracy = {(f["variant"], f["seed"]): 100 * float(np.mean(f["sampled"])) for f in finals}
+    greedy = {(f["variant"], f["seed"]): 100 * float(np.mean(f["greedy"])) for f in finals}
+    start = curves[curves["step"] == 0].set_index(["variant", "seed"])["eval_sampled"]
+    variants = list(dict.fromkeys(f["variant"] for f in finals))
+    result = []
+    for variant in variants:
+        seeds = [seed for name, seed in accuracy if name == variant]
+        own = np.array([accuracy[variant, seed] for seed in seeds])
+        before = np.array([100 * start[variant, seed] for seed in seeds])
+        steps = curves[(curves["variant"] == variant) & (curves["step"] > 0)]
+        against = {}
+        for baseline in BASELINES:
+            shared = [seed for seed in seeds if (baseline, seed) in accuracy]
+            if baseline != variant and shared:
+                difference = np.array([accuracy[variant, seed] - accuracy[baseline, seed] for seed in shared])
+                against[baseline] = {**mean_and_interval(difference), "seeds": len(shared)}
+        result.append(
+            {
+                "variant": variant,
+                "seeds": len(seeds),
+                "accuracy": mean_and_interval(own),
+                "by_seed": own.tolist(),
+                "greedy": mean_and_interval(np.array([greedy[variant, seed] for seed in seeds])),
+                "gain": mean_and_interval(own - before),
+                "against": against,
+                "gamma_coverage": float(steps["gamma_coverage"].mean()),
+                "gamma_mean": float(steps["gamma_mean"].mean()),
+                "seconds_per_step": float(steps.filter(regex="^seconds_(?!evaluate)").sum(axis=1).mean()),
+            }
+        )
+    return result
+
+
+def mean_and_interval(values: np.ndarray) -> dict[str, Any]:
+    """Mean, 95% t interval and two-sided p-value against 0 of (n,) values; NaN for the latter two where n is 1."""
+    mean = float(values.mean())
+    if len(values) < 2:
+        return {"mean": mean, "ci": [float("nan")] * 2, "p_value": float("nan")}
+    if np.ptp(values) == 0:
+        return {"mean": mean, "ci": [mean, mean], "p_value": 1.0 if mean == 0 else 0.0}
+    test = stats.ttest_1samp(values, 0.0)
+    interval = test.confidence_interval(0.95)
+    return {"mean": mean, "ci": [float(interval.low), float(interval.high)], "p_value": float(test.pvalue)}
