@@ -43,7 +43,7 @@ def test_every_function_test_and_file_that_the_readme_names_is_there():
     for name in re.findall(r"`((?:analysis|evaluation|training|figures)\.[\w.]+)`", README):
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
-    for path in re.findall(r"(?:`|\]\()((?:tests|docs|results|profiles|analysis|figures)/[\w./-]*\w)", README):
+    for path in re.findall(r"(?:`|\]\()((?:tests|docs|profiles|benchmarks|results/[a-z0-9])[\w./-]*\w)", README):
         assert (ROOT / path).exists(), path
 
 

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from evaluation.artifacts import Run, UsageError, read_json, write_json
+from evaluation.models import load_model
 from reproduce import load_profile
 from training import experiment
+from training import run as training_run
 from training.experiment import keep_or_clear, load_toml, make_config, mean_and_interval, summarise, variants_of
 
 RECIPE = {
@@ -125,3 +127,35 @@ def test_two_strategies_train_and_are_summarised(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "one_run", None)  # would fail if anything were left to do
     experiment.stage(run)
     assert run.path("training.json").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------- any other model
+
+
+def test_any_model_trains_on_any_task(tiny_model_folder, tmp_path, capsys):
+    """The command line, on a model with random weights: two steps, resumed after one, saved as an ordinary folder."""
+    arguments = [
+        "--model", tiny_model_folder, "--task", "countdown", "--strategy", "coupled_rhythm", "--out", str(tmp_path),
+        "--prompts", "2", "--samples", "2", "--gradient-steps", "2", "--max-new-tokens", "12", "--horizon", "1", "4",
+        "--held-out", "2", "--device", "cpu", "--lr", "1e-4",
+    ]  # fmt: skip
+    assert training_run.main([*arguments, "--steps", "1"]) == 0
+    assert training_run.main([*arguments, "--steps", "2"]) == 0
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [0, 1, 2]
+    assert all(0 < record["gamma_coverage"] < 1 for record in records[1:])
+    load_model(str(tmp_path / "model"))
+    assert "held-out accuracy 0.000 -> 0.000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [(["--quantile", "2"], 2, "quantile"), (["--task", "sudoku"], 1, "unknown task"), (["--model", "x"], 2, "neither")],
+)
+def test_wrong_usage_of_the_command_line(tiny_model_folder, tmp_path, capsys, change, status, message):
+    arguments = ["--model", tiny_model_folder, "--out", str(tmp_path), *change]
+    try:
+        assert training_run.main(arguments) == status
+    except SystemExit as stop:
+        assert stop.code == status
+    assert message in capsys.readouterr().err
