@@ -229,6 +229,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
+    torch.set_num_threads(1)  # the same policy on every machine, up to how its processor rounds
     started = time.monotonic()
 
     def report(step: int, loss: float) -> None:
