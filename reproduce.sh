@@ -85,7 +85,7 @@ if [[ ${arguments[0]:-} == setup-vllm ]]; then
     exit
 elif [[ ${arguments[*]:0:2} == "test vllm" ]]; then
     venv=.venv-vllm requirements=requirements-vllm.txt
-    command=(pytest -m "not network" tests/generation/test_vllm.py "${arguments[@]:2}")
+    command=(pytest -m "not network" tests/generation/test_vllm.py tests/training/test_vllm.py "${arguments[@]:2}")
 elif [[ ${arguments[0]:-} == test ]]; then
     command=(pytest -m "not network" "${arguments[@]:1}")
 else

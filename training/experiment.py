@@ -16,7 +16,6 @@ import signal
 import tomllib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +202,10 @@ def experiment(run: Run, name: str) -> None:
     }
     measured = {"held_out": settings["held_out"], "samples": settings["samples"]}
     folder = run.root / name
+    described = [model_sha256(str(policy)), recipe, settings["steps"], measured]
     for key, config in configs.items():
-        keep_or_clear(folder / key, sha256_of([asdict(config), model_sha256(str(policy)), measured]))
+        changes = variants[key.rpartition("-seed")[0]]
+        keep_or_clear(folder / key, sha256_of([*described, changes, config.seed]))
     run_all(folder, str(policy), configs, settings["workers"], **measured)
 
     variant_of = {key: key.rpartition("-seed")[0] for key in configs}

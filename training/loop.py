@@ -61,7 +61,11 @@ from training.grpo import AGGREGATIONS, group_advantages
 
 PEAK_PROMINENCE = 0.5  # of a peak in the Table 2 statistics, in standard deviations of its signal
 # Settings under which a run may go on although they have changed: they decide how far and how often, not what.
-MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "tensorboard")
+MAY_CHANGE = ("steps", "sampler_gap", "checkpoint_every", "keep_checkpoints", "tensorboard")
+
+
+class StaleSamplerError(ReproError):
+    """The engine of actor_infer does not have the weights that are trained."""
 
 
 class NoCreditError(ReproError):
@@ -99,6 +103,7 @@ class TrainConfig:
     checkpoint_every: int = 10  # steps between two checkpoints; the last step always makes one
     keep_checkpoints: int = 2  # checkpoints that are kept, the newest
     tensorboard: bool = False  # write the metrics for TensorBoard as well
+    sampler_gap: float = 0.1  # nats: the run stops where actor_infer's log-probabilities differ more, on average
     seed: int = 0  # of the order of problems, the samples, the mini-batches and random credit
 
     def __post_init__(self) -> None:
@@ -158,6 +163,7 @@ def train(
     Raises:
         ReproError: the folder holds a run and `resume` is not set, or one of other settings; TensorBoard is asked for
             and missing.
+        StaleSamplerError: actor_infer's engine does not have the weights that are trained.
         NoCreditError: a credit strategy has never given a gamma other than 1.
         DivergedError: NaN or inf in a loss or a gradient.
         ValueError: too few problems, a reward that is not finite, weights that are not float32.
@@ -237,6 +243,13 @@ class _Run:
         needed = rhythm_wanted or bool({"waad", "fai"} & set(SIGNALS[config.credit.strategy]))
         with self.phase("read", seconds):
             reading = self.attn.read(rollout, signals=needed)
+
+        gap = sampler_gap(rollout, reading)
+        if not gap <= config.sampler_gap:
+            raise StaleSamplerError(
+                f"step {self.done + 1}: the engine's log-probabilities are {gap:.3f} nats off the trained model's on"
+                f" average, over the limit of {config.sampler_gap}: it runs on old or other weights"
+            )
 
         with self.phase("reward", seconds):
             asked = [problem for problem in problems for _ in range(config.samples_per_prompt)]
@@ -366,7 +379,6 @@ def batch_statistics(
     """Means over responses (reward, length, ...) and over response tokens (entropy in nats, gamma, advantages, ...)."""
     response = rollout.response
     raw_tokens = raw[:, None].expand_as(shaped)[response]  # (M,)
-    gap = (reading.old_logp - rollout.sampled_logp)[response].abs()  # the engine's weights are the model's: about 0
     of_responses = {
         "reward_mean": rewards.mean(),
         "reward_std": rewards.std(),
@@ -384,9 +396,14 @@ def batch_statistics(
         "gamma_coverage": (gamma != 1)[response].float().mean(),
         "gamma_mean": gamma[response].mean(),
         "entropy": reading.entropy[response].mean(),
-        "sampler_gap": gap.mean(),
     }
-    return {name: value.item() for name, value in (of_responses | of_tokens).items()}
+    values = {name: value.item() for name, value in (of_responses | of_tokens).items()}
+    return values | {"sampler_gap": sampler_gap(rollout, reading)}
+
+
+def sampler_gap(rollout: Rollout, reading: Reading) -> float:
+    """Mean |log-probability of the engine - of the trained model|, nats: about 0 while both have the same weights."""
+    return (reading.old_logp - rollout.sampled_logp)[rollout.response].abs().mean().item()
 
 
 def rhythm_statistics(reading: Reading, response: Bool[Tensor, "B N"]) -> dict[str, float]:

@@ -39,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     loop.add_argument("--samples", type=int, default=8, help="responses to each problem")
     loop.add_argument("--gradient-steps", type=int, default=16, help="a batch")
     loop.add_argument("--max-new-tokens", type=int, default=1024)
+    loop.add_argument("--infer", default="hf", choices=("hf", "vllm"), help="the engine that generates")
     loop.add_argument("--attn", default="fused", choices=MODES, help="how the signals are read")
     loop.add_argument("--evaluate-every", type=int, default=20, metavar="STEPS")
     loop.add_argument("--held-out", type=int, default=64, metavar="N", help="test problems of an evaluation")
@@ -87,6 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         test = load_problems(options.task, limit=options.held_out)
         # weights in float32: a step of 1e-6 does not move a bfloat16 weight
         model, tokenizer = load_model(options.model, dtype="float32", device=options.device)
+        engine = None
+        if options.infer == "vllm":  # a second copy of the weights, pushed after each update
+            from evaluation.generation.vllm import VLLMGenerator
+
+            engine = VLLMGenerator.load(options.model)
         measure = {"samples": 1, "max_new_tokens": config.max_new_tokens, "batch": config.generation_batch}
 
         def evaluate(generator: Generator) -> dict[str, float]:
@@ -100,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prompt=lambda problem: build_prompt_ids(problem, tokenizer),
             config=config,
             evaluate=evaluate,
+            generator=engine,
             resume=True,
         )
         with atomic_folder(options.out / "model") as folder:

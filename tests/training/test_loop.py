@@ -15,7 +15,7 @@ from evaluation.problems import Problem
 from training import loop
 from training.actors.train import OptimConfig
 from training.credit import SIGNALS, CreditConfig
-from training.loop import NoCreditError, TrainConfig, train
+from training.loop import NoCreditError, StaleSamplerError, TrainConfig, train
 
 PROBLEMS = [Problem(str(i), f"problem {i}", "", "countdown") for i in range(10)]
 SMALL = TrainConfig(
@@ -170,6 +170,14 @@ def test_an_engine_of_its_own_follows_the_trained_weights(new_model, letters, tm
     assert max(record["sampler_gap"] for record in records) < 1e-5
     for one, two in zip(trained.parameters(), engine.model.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_an_engine_with_old_weights_stops_the_run(new_model, letters, tmp_path):
+    engine = HFGenerator(new_model(), letters)
+    engine.update_weights = lambda named_tensors: None
+    config = replace(SMALL, steps=5, optim=replace(SMALL.optim, lr=0.1), sampler_gap=0.01)
+    with pytest.raises(StaleSamplerError, match=r"step 2: .* over the limit of 0.01"):
+        run(new_model, letters, tmp_path, config, generator=engine)
 
 
 def test_metrics_are_lines_of_plain_json(new_model, letters, tmp_path):
