@@ -57,7 +57,7 @@ STAGES = (
         reads=(),
         writes=("model.json",),
         sections=(),
-        minutes={"smoke": 0.5, "cpu": 0.5, "gpu": 5, "paper": 5},
+        minutes={"smoke": 0.1, "cpu": 0.1, "gpu": 5, "paper": 5},
     ),
     Stage(
         "responses",
@@ -67,7 +67,7 @@ STAGES = (
         writes=("responses.jsonl",),
         sections=("responses",),
         data=True,
-        minutes={"smoke": 0.5, "cpu": 6, "gpu": 3, "paper": 3},
+        minutes={"smoke": 0.5, "cpu": 4, "gpu": 3, "paper": 3},
     ),
     Stage(
         "signals",
@@ -76,7 +76,7 @@ STAGES = (
         reads=("responses.jsonl",),
         writes=("signals/", "maps.npz"),
         sections=("signals",),
-        minutes={"smoke": 0.3, "cpu": 3, "gpu": 2, "paper": 2},
+        minutes={"smoke": 0.2, "cpu": 1.5, "gpu": 2, "paper": 2},
     ),
     Stage(
         "couplings",
@@ -85,7 +85,7 @@ STAGES = (
         reads=("signals/",),
         writes=("couplings.json", "sensitivity.csv", "peak_overlap.csv", "tokens.parquet"),
         sections=("couplings", "signals"),
-        minutes={"smoke": 0.2, "cpu": 1, "gpu": 1, "paper": 1},
+        minutes={"smoke": 0.1, "cpu": 0.3, "gpu": 1, "paper": 1},
     ),
     Stage(
         "perturbation",
@@ -94,7 +94,7 @@ STAGES = (
         reads=("responses.jsonl",),
         writes=("perturbation.jsonl", "perturbation.json"),
         sections=("perturbation",),
-        minutes={"smoke": 0.5, "cpu": 8, "gpu": 10, "paper": 40},
+        minutes={"smoke": 0.3, "cpu": 7, "gpu": 10, "paper": 40},
     ),
     Stage(
         "evaluation",
@@ -104,7 +104,7 @@ STAGES = (
         writes=("evaluation.jsonl", "evaluation.json"),
         sections=("evaluation",),
         data=True,
-        minutes={"smoke": 0.5, "cpu": 8, "gpu": 60, "paper": 120},
+        minutes={"smoke": 0.3, "cpu": 4.5, "gpu": 60, "paper": 120},
     ),
     Stage(
         "training",
@@ -114,7 +114,7 @@ STAGES = (
         writes=("training.csv", "training.json"),
         sections=("training",),
         files=EXPERIMENT,
-        minutes={"smoke": 0.7, "cpu": 14, "gpu": 10, "paper": 10},
+        minutes={"smoke": 0.7, "cpu": 6, "gpu": 60, "paper": 60},
         optional=True,
     ),
     Stage(
@@ -125,7 +125,7 @@ STAGES = (
         writes=("training_extended.csv", "training_extended.json"),
         sections=("training_extended",),
         files=EXPERIMENT,
-        minutes={"cpu": 100},
+        minutes={"cpu": 90},
         optional=True,
         only_if_asked=True,
     ),
@@ -137,7 +137,7 @@ STAGES = (
         writes=("ablations.csv", "ablations.json"),
         sections=("ablations",),
         files=EXPERIMENT,
-        minutes={"cpu": 200},
+        minutes={"cpu": 240},
         optional=True,
         only_if_asked=True,
     ),

@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from figures.accuracy import LABELS
-from figures.style import GREY, PAGE, STRATEGIES, theme
+from figures.style import PAGE, STRATEGIES, theme
 
 PANELS = {  # column of training.csv: its label, and the factor to that unit
-    "eval_sampled": ("held-out accuracy at T = 1 (%)", 100.0),
-    "reward_mean": ("training reward (mean of a batch)", 1.0),
+    "eval_sampled": ("held-out accuracy,\nT = 1 (%)", 100.0),
+    "reward_mean": ("training reward (batch mean)", 1.0),
     "entropy": ("token entropy (nats)", 1.0),
     "response_length": ("response length (tokens)", 1.0),
-    "waad_peak_entropy_lift": ("entropy lift at WAAD peaks (%)", 100.0),
-    "fai_follows_or_coincides_waad_lift": ("lift of FAI peaks at or after WAAD peaks (%)", 100.0),
+    "waad_peak_entropy_lift": ("entropy lift at\nWAAD peaks (%)", 100.0),
+    "fai_follows_or_coincides_waad_lift": ("lift of FAI peaks at or\nafter WAAD peaks (%)", 100.0),
 }
 RATCHET = 0.3  # a of the paper's smoothing
 
@@ -61,10 +61,8 @@ def draw(curves: pd.DataFrame, *, with_ratchet: bool = False) -> Figure:
     for ax in axes[len(panels) :]:
         ax.remove()
     seeds = curves.groupby("variant")["seed"].nunique()
-    handles = [
-        axes[0].plot([], [], color=STRATEGIES.get(v, GREY), label=f"{LABELS[v]} ({seeds[v]} seeds)")[0]
-        for v in variants
-    ]
+    counts = {name: f"{seeds[name]} seed" + ("s" if seeds[name] > 1 else "") for name in variants}
+    handles = [axes[0].plot([], [], color=STRATEGIES[v], label=f"{LABELS[v]} ({counts[v]})")[0] for v in variants]
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
     return fig
 

@@ -23,7 +23,7 @@ def test_mean_and_interval_over_seeds(training_curves):
 def test_a_panel_for_every_quantity_that_was_logged(training_curves):
     fig = fig_training.draw(training_curves, with_ratchet=True)
     assert [ax.get_ylabel() for ax in fig.axes] == [
-        "held-out accuracy at T = 1 (%)", "training reward (mean of a batch)", "token entropy (nats)"
+        "held-out accuracy,\nT = 1 (%)", "training reward (batch mean)", "token entropy (nats)"
     ]  # fmt: skip
     assert "GRPO (3 seeds)" in [text.get_text() for text in fig.legends[0].get_texts()]
 
