@@ -240,3 +240,24 @@ def test_the_band_by_hand():
     waad, (fai,) = band_statistics(q, q, lse, 1.0, torch.tensor([[False, True, True]]), 10, [(1, 2)])
     np.testing.assert_allclose(waad.flatten(), [0, 1 / 2, (1 + 2) / 3], atol=1e-5)
     np.testing.assert_allclose(fai.flatten(), [(1 / 2 + 1 / 3) / 2, 1 / 3, np.nan], atol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_real_language_model_on_real_text():
+    """SmolLM2 with a worked answer to a generated problem: every layer, the horizon of the analysis and that of RL."""
+    from evaluation.models import load_model
+    from evaluation.problems import load_problems
+    from evaluation.prompts import build_prompt_ids
+
+    model, tokenizer = load_model("smollm2-135m-instruct")
+    (problem,) = load_problems("gsm_symbolic", limit=1)
+    prompt = build_prompt_ids(problem, tokenizer)
+    text = f"First, we write down what is known. {problem.question} Then the answer is {problem.answer}."
+    answer = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([prompt + answer])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    response = torch.arange(ids.shape[1])[None] >= len(prompt)
+    for horizon in ((0, None), (10, 100)):
+        config = SignalConfig(layers="all", num_layers=None, horizon=horizon)
+        assert_equal_signals(*both(model, (ids, mask, response), config))
+    assert_equal_signals(*both(model, (ids, mask, response), SignalConfig()))
