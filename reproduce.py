@@ -433,8 +433,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="./reproduce.sh",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Make the tables and figures: results/PROFILE/. Sets up .venv on first use.\n"
-        "Also: ./reproduce.sh test [pytest arguments]; ./reproduce.sh test vllm [pytest arguments];\n"
-        "./reproduce.sh setup-vllm (vLLM for a CPU, in .venv-vllm, 4 GB)",
+        "Also: ./reproduce.sh test [pytest arguments]; ./reproduce.sh test engines [pytest arguments];\n"
+        "./reproduce.sh setup-engines (vLLM, Megatron-core for a CPU, in .venv-engines, 4 GB)",
         epilog="stages, in order (minutes: smoke and cpu on two cores; gpu and paper are estimates):\n"
         f"{stages}\n\n"
         "environment: DATA_DIR (folder of benchmark .jsonl files), HF_HUB_OFFLINE=1 (never ask the hub),\n"

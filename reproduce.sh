@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up .venv (once), then make the tables and figures (./reproduce.sh --help) or test (./reproduce.sh test).
-# vLLM needs older packages than the rest, so on a CPU it has an environment of its own: ./reproduce.sh setup-vllm sets
-# up .venv-vllm, ./reproduce.sh test vllm does so and tests it.
+# The engines, vLLM and Megatron-core, need older packages than the rest, so on a CPU they have an environment of their
+# own: ./reproduce.sh setup-engines sets up .venv-engines, ./reproduce.sh test engines does so and tests it.
 set -euo pipefail
 
 export TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1 PYTHONHASHSEED=0
@@ -44,7 +44,7 @@ set_up() {
             "$python" -m venv --clear "$venv"
         fi
         local install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
-        if [[ $venv == .venv-vllm ]]; then
+        if [[ $venv == .venv-engines ]]; then
             # whatever build of torch there is, with what it needs; the file says why the rest comes without
             "${install[@]}" torch --constraint "$requirements"
             "${install[@]}" --no-deps -r "$requirements"
@@ -76,16 +76,18 @@ done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 venv=.venv requirements=requirements.txt
-if [[ ${arguments[0]:-} == setup-vllm ]]; then
+if [[ ${arguments[0]:-} == setup-engines ]]; then
     if ! $own_venv || ((${#arguments[@]} > 1)); then
-        echo "usage: ./reproduce.sh setup-vllm (no arguments): install vLLM for a CPU in .venv-vllm, 4 GB" >&2
+        echo "usage: ./reproduce.sh setup-engines (no arguments): vLLM and Megatron-core for a CPU, in .venv-engines, 4 GB" >&2
         exit 2
     fi
-    set_up .venv-vllm requirements-vllm.txt
+    set_up .venv-engines requirements-engines.txt
     exit
-elif [[ ${arguments[*]:0:2} == "test vllm" ]]; then
-    venv=.venv-vllm requirements=requirements-vllm.txt
-    command=(pytest -m "not network" tests/generation/test_vllm.py tests/training/test_vllm.py "${arguments[@]:2}")
+elif [[ ${arguments[*]:0:2} == "test engines" ]]; then
+    venv=.venv-engines requirements=requirements-engines.txt
+    # Megatron first: its ranks are forked, which is safe only before vLLM has started threads
+    tests=(tests/training/test_megatron.py tests/generation/test_vllm.py tests/training/test_vllm.py)
+    command=(pytest -m "not network" "${tests[@]}" "${arguments[@]:2}")
 elif [[ ${arguments[0]:-} == test ]]; then
     command=(pytest -m "not network" "${arguments[@]:1}")
 else

@@ -10,8 +10,8 @@
     fused     the same pass with the signals recorded inside it
 
 One random sequence of N tokens, the last three quarters of it the response; SmolLM2-135M. Each method is a process of
-its own, for its memory to be its own; they take turns. Memory is the peak above the process's size just before the call,
-when the weights are loaded. A method that would need more memory than the machine has free has no repeats.
+its own, for its memory to be its own; they take turns. Memory is the peak above the process's size just before the
+call, when the weights are loaded. A method that would need more memory than the machine has free has no repeats.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 The same prompts (grade-school problems), the same model, greedy decoding until the model ends by itself. Each engine is
 a process of its own, for its memory to be its own; they take turns, one at a time, so that what else the machine does
 falls on all of them. `generate` is not asked for log-probabilities, the other two compute them. vLLM runs with the
-python of .venv-vllm (./reproduce.sh setup-vllm); without it, it is "not run".
+python of .venv-engines (./reproduce.sh setup-engines); without it, it is "not run".
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from evaluation.generation.base import SamplingConfig
 from evaluation.manifest import ROOT, environment, shown
 from evaluation.models import DEFAULT_MODEL, load_model
 
-VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+VLLM_PYTHON = ROOT / ".venv-engines" / "bin" / "python"
 # name: engine, the one it is compared with, measure, least ratio that is aimed at
 COMPARISONS = {
     "hf_vs_transformers_wall": ("hf", "transformers", "wall_seconds", 1.0),

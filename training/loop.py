@@ -145,6 +145,7 @@ def train(
     config: TrainConfig = TrainConfig(),
     evaluate: Callable[[Generator], Mapping[str, float]] | None = None,
     generator: Generator | None = None,
+    train_actor: Callable[..., TrainActor] = TrainActor,
     resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Train `model` in place and return the records of metrics.jsonl, one a step (and one of step 0 with `evaluate`).
@@ -158,6 +159,7 @@ def train(
         reward: of a problem and the text of a response.
         evaluate: called with a generator that has the newest weights; what it returns is logged as eval_NAME.
         generator: the engine of actor_infer; None: the module itself, by `HFGenerator`.
+        train_actor: makes actor_train; takes what `TrainActor` takes and does what it does, by another engine.
         resume: go on from the newest whole checkpoint in `folder`, from the start if there is none.
 
     Raises:
@@ -172,28 +174,31 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if len(problems) < config.prompts_per_step:
         raise ValueError(f"{len(problems)} problems do not fill a batch of {config.prompts_per_step}")
-    run = _Run(model, tokenizer, problems, prompt, reward, config, folder, generator)
-    fresh = not run.start(resume)
-    log = _TensorBoard(folder) if config.tensorboard else None
+    run = _Run(model, tokenizer, problems, prompt, reward, config, folder, generator, train_actor)
+    try:
+        fresh = not run.start(resume)
+        log = _TensorBoard(folder) if config.tensorboard else None
 
-    def keep(record: dict[str, Any]) -> None:
-        append_jsonl(folder / "metrics.jsonl", record)
-        if log:
-            log.write(record)
+        def keep(record: dict[str, Any]) -> None:
+            append_jsonl(folder / "metrics.jsonl", record)
+            if log:
+                log.write(record)
 
-    if evaluate is not None and fresh:
-        keep({"step": 0, **run.evaluation(evaluate)})
-    with tqdm(total=config.steps, initial=run.done, desc=config.credit.strategy, unit="step", disable=None) as bar:
-        while run.done < config.steps:
-            record = run.step()
-            last = run.done == config.steps
-            if evaluate is not None and (last or run.done % config.evaluate_every == 0):
-                record |= run.evaluation(evaluate)
-            keep(record)
-            if last or run.done % config.checkpoint_every == 0:
-                run.save()
-            bar.set_postfix(reward=f"{record['reward_mean']:.3f}", tokens=f"{record['response_length']:.0f}")
-            bar.update()
+        if evaluate is not None and fresh:
+            keep({"step": 0, **run.evaluation(evaluate)})
+        with tqdm(total=config.steps, initial=run.done, desc=config.credit.strategy, unit="step", disable=None) as bar:
+            while run.done < config.steps:
+                record = run.step()
+                last = run.done == config.steps
+                if evaluate is not None and (last or run.done % config.evaluate_every == 0):
+                    record |= run.evaluation(evaluate)
+                keep(record)
+                if last or run.done % config.checkpoint_every == 0:
+                    run.save()
+                bar.set_postfix(reward=f"{record['reward_mean']:.3f}", tokens=f"{record['response_length']:.0f}")
+                bar.update()
+    finally:
+        run.train.close()
     return read_jsonl(folder / "metrics.jsonl")
 
 
@@ -210,13 +215,14 @@ class _Run:
         config: TrainConfig,
         folder: Path,
         generator: Generator | None,
+        train_actor: Callable[..., TrainActor],
     ):
         self.model, self.problems, self.prompt, self.reward = model, problems, prompt, reward
         self.config, self.folder = config, folder
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.infer = InferActor(generator or HFGenerator(model, tokenizer), pad_id, config.generation_batch)
         self.attn = AttnActor(model, config.signals, config.attn, config.forward_batch, bf16=config.optim.bf16)
-        self.train = TrainActor(
+        self.train = train_actor(
             model,
             config.optim,
             folder,

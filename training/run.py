@@ -10,18 +10,21 @@ model is saved as an ordinary folder, OUT/model, for python -m evaluation.run.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from analysis.signals import SignalConfig
-from evaluation.artifacts import ReproError, atomic_folder
+from evaluation.artifacts import ReproError, UsageError, atomic_folder
 from evaluation.generation.base import GenerationError, Generator
 from evaluation.models import load_model
 from evaluation.problems import DataError, load_problems
 from evaluation.prompts import build_prompt_ids
 from training.actors.attn import MODES
-from training.actors.train import OptimConfig
+from training.actors.megatron import Layout, MegatronLeader, MegatronProcesses, MegatronTrainActor, check, follow, join
+from training.actors.train import OptimConfig, TrainActor
 from training.credit import SIGNALS, CreditConfig
 from training.experiment import sampled_accuracy
 from training.loop import TrainConfig, train
@@ -33,18 +36,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", default="countdown", metavar="NAME", help="its `train` split is trained on")
     parser.add_argument("--strategy", default="coupled_rhythm", choices=tuple(SIGNALS))
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    loop = parser.add_argument_group("loop")
-    loop.add_argument("--steps", type=int, default=500)
-    loop.add_argument("--prompts", type=int, default=64, help="problems a step")
-    loop.add_argument("--samples", type=int, default=8, help="responses to each problem")
-    loop.add_argument("--gradient-steps", type=int, default=16, help="a batch")
-    loop.add_argument("--max-new-tokens", type=int, default=1024)
-    loop.add_argument("--infer", default="hf", choices=("hf", "vllm"), help="the engine that generates")
-    loop.add_argument("--attn", default="fused", choices=MODES, help="how the signals are read")
-    loop.add_argument("--evaluate-every", type=int, default=20, metavar="STEPS")
-    loop.add_argument("--held-out", type=int, default=64, metavar="N", help="test problems of an evaluation")
-    loop.add_argument("--tensorboard", action="store_true")
-    loop.add_argument("--seed", type=int, default=0)
+    sizes = parser.add_argument_group("loop")
+    sizes.add_argument("--steps", type=int, default=500)
+    sizes.add_argument("--prompts", type=int, default=64, help="problems a step")
+    sizes.add_argument("--samples", type=int, default=8, help="responses to each problem")
+    sizes.add_argument("--gradient-steps", type=int, default=16, help="a batch")
+    sizes.add_argument("--max-new-tokens", type=int, default=1024)
+    sizes.add_argument("--infer", default="hf", choices=("hf", "vllm"), help="the engine that generates")
+    sizes.add_argument("--attn", default="fused", choices=MODES, help="how the signals are read")
+    sizes.add_argument("--evaluate-every", type=int, default=20, metavar="STEPS")
+    sizes.add_argument("--held-out", type=int, default=64, metavar="N", help="test problems of an evaluation")
+    sizes.add_argument("--tensorboard", action="store_true")
+    sizes.add_argument("--seed", type=int, default=0)
     credit = parser.add_argument_group("credit")
     credit.add_argument("--quantile", type=float, default=0.4, help="share of tokens that get credit")
     credit.add_argument("--amplification", type=float, default=1.5)
@@ -54,6 +57,12 @@ def make_parser() -> argparse.ArgumentParser:
     optim.add_argument("--lr", type=float, default=1e-6)
     optim.add_argument("--micro-batch", type=int, default=8, help="sequences in one forward and backward pass")
     optim.add_argument("--gradient-checkpointing", action="store_true")
+    megatron = parser.add_argument_group("Megatron-core (docs/engines.md)")
+    megatron.add_argument("--train", default="torch", choices=("torch", "megatron"), help="the engine that updates")
+    megatron.add_argument("--tensor-parallel", type=int, default=1, metavar="N")
+    megatron.add_argument("--pipeline-parallel", type=int, default=1, metavar="N")
+    megatron.add_argument("--data-parallel", type=int, default=1, metavar="N", help="under torchrun: what is left")
+    megatron.add_argument("--sequence-parallel", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto")
     return parser
 
@@ -88,6 +97,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         test = load_problems(options.task, limit=options.held_out)
         # weights in float32: a step of 1e-6 does not move a bfloat16 weight
         model, tokenizer = load_model(options.model, dtype="float32", device=options.device)
+        train_actor = TrainActor
+        if options.train == "megatron":
+            layout = Layout(
+                options.tensor_parallel, options.pipeline_parallel, sequence_parallel=options.sequence_parallel
+            )
+            ranks = options.tensor_parallel * options.pipeline_parallel * options.data_parallel
+            if "RANK" not in os.environ:
+                check(model, layout, ranks)
+                train_actor = partial(MegatronProcesses, layout=layout, ranks=ranks)
+            elif options.infer == "vllm":
+                raise UsageError("vLLM and torchrun each want the process group of rank 0: leave out torchrun")
+            elif join(model, layout) == 0:
+                train_actor = partial(MegatronLeader, layout=layout)
+            else:
+                options_of_loss = {name: getattr(config, name) for name in ("clip_low", "clip_high", "aggregation")}
+                follow(MegatronTrainActor(model, config.optim, options.out, layout=layout, **options_of_loss))
+                return 0
         engine = None
         if options.infer == "vllm":  # a second copy of the weights, pushed after each update
             from evaluation.generation.vllm import VLLMGenerator
@@ -107,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=config,
             evaluate=evaluate,
             generator=engine,
+            train_actor=train_actor,
             resume=True,
         )
         with atomic_folder(options.out / "model") as folder:

@@ -178,8 +178,8 @@ def _import_vllm() -> Any:
     """The vllm module, imported under the settings that it needs."""
     if importlib.util.find_spec("vllm") is None:
         raise MissingEngine(
-            "vLLM is not installed in this environment: on a CPU run ./reproduce.sh setup-vllm, then use "
-            ".venv-vllm/bin/python; on a GPU make the environment of environment.yml"
+            "vLLM is not installed in this environment: on a CPU run ./reproduce.sh setup-engines, then use "
+            ".venv-engines/bin/python; on a GPU make the environment of environment.yml"
         )
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine in this process: weights need no copy
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

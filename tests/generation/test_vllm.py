@@ -1,4 +1,4 @@
-"""vLLM against HFGenerator: the same completions, also after new weights. Run by ./reproduce.sh test vllm.
+"""vLLM against HFGenerator: the same completions, also after new weights. Run by ./reproduce.sh test engines.
 
 Weights are compared by log-probabilities in float32, not by text: the old head's arg max may well be the new one's.
 """
@@ -19,7 +19,7 @@ from evaluation.manifest import ROOT
 from evaluation.models import DEFAULT_MODEL, load_model
 
 needs_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: ./reproduce.sh test vllm"
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: ./reproduce.sh test engines"
 )
 
 SIZES = dict(
@@ -84,7 +84,7 @@ def pair(request, tmp_path_factory):
 
 def test_where_vllm_is_missing_the_message_says_what_to_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(MissingEngine, match=r"reproduce.sh setup-vllm.* environment.yml") as caught:
+    with pytest.raises(MissingEngine, match=r"reproduce.sh setup-engines.* environment.yml") as caught:
         VLLMGenerator.load(DEFAULT_MODEL)
     assert caught.value.exit_status == 2
     assert "\n" not in str(caught.value)
@@ -95,7 +95,7 @@ def test_both_environments_have_the_same_packages_but_for_what_vllm_wants_older(
         {name: version for name, _, version in (line.partition(";")[0].strip().partition("==") for line in lines)}
         for lines in (
             [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")]
-            for file in ("requirements.txt", "requirements-vllm.txt")
+            for file in ("requirements.txt", "requirements-engines.txt")
         )
     )
     assert all(vllm.values())

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from evaluation.artifacts import ReproError, read_jsonl
 from evaluation.generation.hf import HFGenerator
 from evaluation.problems import Problem
 from training import loop
-from training.actors.train import OptimConfig
+from training.actors.train import OptimConfig, TrainActor
 from training.credit import SIGNALS, CreditConfig
 from training.loop import NoCreditError, StaleSamplerError, TrainConfig, train
 
@@ -108,7 +109,7 @@ def test_mini_batches_do_not_depend_on_the_strategy(new_model, letters, tmp_path
     drawn = {}
     for strategy in ("uniform", "random"):
         config = replace(SMALL, credit=CreditConfig(strategy))
-        inner = loop._Run(new_model(), letters, PROBLEMS, prompt, low_tokens, config, tmp_path, None)
+        inner = loop._Run(new_model(), letters, PROBLEMS, prompt, low_tokens, config, tmp_path, None, TrainActor)
         inner.step()
         drawn[strategy] = [rows.tolist() for rows in inner.mini_batches(7)]
     assert drawn["uniform"] == drawn["random"]
@@ -178,6 +179,30 @@ def test_an_engine_with_old_weights_stops_the_run(new_model, letters, tmp_path):
     config = replace(SMALL, steps=5, optim=replace(SMALL.optim, lr=0.1), sampler_gap=0.01)
     with pytest.raises(StaleSamplerError, match=r"step 2: .* over the limit of 0.01"):
         run(new_model, letters, tmp_path, config, generator=engine)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_another_engine_may_train_and_is_closed_at_the_end(new_model, letters, tmp_path, fails):
+    made = []
+
+    class Engine(TrainActor):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.closed = False
+            made.append(self)
+
+        def step(self, *arguments):
+            if fails:
+                raise KeyboardInterrupt
+            return super().step(*arguments)
+
+        def close(self):
+            self.closed = True
+
+    with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
+        run(new_model, letters, tmp_path, train_actor=Engine)
+    assert [engine.closed for engine in made] == [True]
+    assert made[0].steps == (0 if fails else 4)
 
 
 def test_metrics_are_lines_of_plain_json(new_model, letters, tmp_path):

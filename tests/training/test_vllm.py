@@ -1,4 +1,4 @@
-"""The training loop with vLLM as actor_infer, in the environment of ./reproduce.sh test vllm."""
+"""The training loop with vLLM as actor_infer, in the environment of ./reproduce.sh test engines."""
 
 import importlib.util
 from dataclasses import replace
@@ -16,7 +16,7 @@ from training.credit import CreditConfig
 from training.loop import StaleSamplerError, TrainConfig, train
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: ./reproduce.sh test vllm"
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: ./reproduce.sh test engines"
 )
 
 PROBLEMS = [Problem(str(i), "?", "?", "countdown") for i in range(8)]

@@ -147,7 +147,7 @@ class TrainActor:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        return {**_combine(parts), "loss": sum(losses), "grad_norm": norm.item(), "lr": lr}
+        return {**combine(parts), "loss": sum(losses), "grad_norm": norm.item(), "lr": lr}
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "steps": self.steps}
@@ -155,6 +155,9 @@ class TrainActor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = state["steps"]
+
+    def close(self) -> None:
+        """Nothing to give back; engines that hold processes do so here."""
 
     def _refuse(self, what: str, batch: dict[str, Tensor]) -> None:
         self.model.eval()
@@ -164,7 +167,7 @@ class TrainActor:
         raise DivergedError(f"gradient step {self.steps}: NaN or inf in the {what}; its batch is in {path.name}")
 
 
-def _combine(parts: list[dict[str, float]]) -> dict[str, float]:
+def combine(parts: list[dict[str, float]]) -> dict[str, float]:
     """Metrics of micro-batches as those of their union; NaN where there was none."""
     tokens = sum(part["tokens"] for part in parts)
 
