@@ -30,12 +30,16 @@ from analysis.signals import SignalConfig
 from evaluation.artifacts import UsageError, read_jsonl
 from evaluation.generation.vllm import MissingEngine, VLLMGenerator
 from evaluation.manifest import ROOT
+from evaluation.models import load_model
 from evaluation.problems import Problem
+from evaluation.prompts import build_prompt_ids
 from training import loop
 from training.actors import megatron
 from training.actors.megatron import Layout, MegatronProcesses, RankError, check
 from training.actors.train import DivergedError, OptimConfig, TrainActor
+from training.countdown_traces import load_puzzles
 from training.credit import CreditConfig
+from training.experiment import correct
 from training.loop import TrainConfig
 from training.run import main as command_line
 
@@ -425,27 +429,11 @@ class Replayed:
         return completions
 
 
-@needs_megatron
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_all_three_engines_train_as_transformers_and_torch_do(tmp_path, monkeypatch, tied):
-    """vLLM, fused signals and Megatron's TP2; then the same responses through dense signals and TrainActor."""
-    puzzles = [
-        Problem(str(i), " ".join(map(str, numbers)) + f" = {sum(numbers)}\n", "", "countdown")
-        for i, numbers in enumerate([(19, 36), (55, 7), (8, 3, 21), (40, 2), (64, 11), (5, 90, 1)])
-    ]
-    config = TrainConfig(
-        credit=CreditConfig("coupled_rhythm"),
-        signals=SignalConfig(window=4, horizon=(2, 9), layers="all", num_layers=None),
-        optim=replace(OPTIM, lr=3e-3, grad_clip=1.0),
-        steps=3,
-        prompts_per_step=4,
-        samples_per_prompt=4,
-        gradient_steps=2,
-        max_new_tokens=24,
-        sampler_gap=1e-4,  # vLLM's log-probabilities are the trained model's at every step
-    )
+def train_twice(folder, monkeypatch, *, model, reference, tokenizer, config, **what):
+    """Three steps by vLLM, fused signals and Megatron's TP2; then the same responses through dense signals and torch.
+
+    what: problems, prompt and reward. Returns the records and the gammas of both.
+    """
     gammas, credit_weights = [], loop.credit_weights
 
     def recorded(*arguments, **options):
@@ -454,22 +442,23 @@ def test_all_three_engines_train_as_transformers_and_torch_do(tmp_path, monkeypa
 
     def run(model, name, attn, generator, **options):
         return loop.train(
-            model, Characters(), puzzles, folder=tmp_path / name, prompt=prompt, reward=named_numbers,
-            config=replace(config, attn=attn), generator=generator, **options,
+            model, tokenizer, folder=folder / name, config=replace(config, attn=attn), generator=generator,
+            **what, **options,
         )  # fmt: skip
 
     monkeypatch.setattr(loop, "credit_weights", recorded)
-    sizes = {"head_dim": 32, "eos_token_id": Characters.eos_token_id}  # the smallest that vLLM's attention on a CPU has
-    model, reference = make(tied=tied, **sizes), make(tied=tied, **sizes)
-    model.save_pretrained(tmp_path / "model")
-    engine = Recorded(VLLMGenerator(tmp_path / "model", Characters(), block_size=32))
+    model.save_pretrained(folder / "model")
+    engine = Recorded(VLLMGenerator(folder / "model", tokenizer, block_size=32))
     megatron = partial(MegatronProcesses, layout=Layout(tensor=2))
     found = run(model, "engines", "fused", engine, train_actor=megatron)
     engine.engine.close()
     ours = gammas.copy()
     gammas.clear()
     expected = run(reference, "reference", "dense", Replayed(reference, engine.batches))
+    return found, expected, ours, gammas
 
+
+def assert_same_training(found, expected, ours, gammas, model, reference):
     assert len(ours) == len(gammas) == 3
     assert all(torch.equal(a, b) for a, b in zip(ours, gammas, strict=True))
     assert all((gamma != 1).any() for gamma in gammas)
@@ -483,5 +472,64 @@ def test_all_three_engines_train_as_transformers_and_torch_do(tmp_path, monkeypa
     assert gaps["loss"] < 1e-6 and gaps["approx_kl"] < 1e-6
     assert gaps["grad_norm"] < 1e-4 and gaps["entropy"] < 1e-5
     assert gaps["weights"] < 1e-4
-    assert largest_difference(weights(model), weights(make(tied=tied, **sizes)))[0] > 5e-3
     assert all(record["grad_norm"] > 0 for record in found)
+
+
+needs_all = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+
+
+@needs_megatron
+@needs_all
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_all_three_engines_train_as_transformers_and_torch_do(tmp_path, monkeypatch, tied):
+    config = TrainConfig(
+        credit=CreditConfig("coupled_rhythm"),
+        signals=SignalConfig(window=4, horizon=(2, 9), layers="all", num_layers=None),
+        optim=replace(OPTIM, lr=3e-3, grad_clip=1.0),
+        steps=3,
+        prompts_per_step=4,
+        samples_per_prompt=4,
+        gradient_steps=2,
+        max_new_tokens=24,
+        sampler_gap=1e-4,  # vLLM's log-probabilities are the trained model's at every step
+    )
+    puzzles = [
+        Problem(str(i), " ".join(map(str, numbers)) + f" = {sum(numbers)}\n", "", "countdown")
+        for i, numbers in enumerate([(19, 36), (55, 7), (8, 3, 21), (40, 2), (64, 11), (5, 90, 1)])
+    ]
+    sizes = {"head_dim": 32, "eos_token_id": Characters.eos_token_id}  # the smallest that vLLM's attention on a CPU has
+    model, reference = make(tied=tied, **sizes), make(tied=tied, **sizes)
+    runs = train_twice(
+        tmp_path, monkeypatch, model=model, reference=reference, tokenizer=Characters(), config=config,
+        problems=puzzles, prompt=prompt, reward=named_numbers,
+    )  # fmt: skip
+    assert_same_training(*runs, model, reference)
+    assert largest_difference(weights(model), weights(make(tied=tied, **sizes)))[0] > 5e-3
+
+
+@needs_megatron
+@needs_all
+@pytest.mark.slow
+def test_all_three_engines_train_the_countdown_policy(tmp_path, monkeypatch):
+    """The embedded experiment's policy, puzzles, prompts and reward, in smaller batches."""
+    folder = str(ROOT / "training" / "checkpoints" / "countdown-policy")
+    (model, tokenizer), (reference, _) = load_model(folder), load_model(folder)
+    config = TrainConfig(
+        credit=CreditConfig("coupled_rhythm"),
+        signals=SignalConfig(horizon=(5, 40)),
+        optim=OptimConfig(lr=1e-4, warmup=1, betas=(0.9, 0.99), micro_batch=16),
+        steps=3,
+        prompts_per_step=8,
+        samples_per_prompt=8,
+        gradient_steps=2,
+        max_new_tokens=96,
+        sampler_gap=1e-4,
+    )
+    runs = train_twice(
+        tmp_path, monkeypatch, model=model, reference=reference, tokenizer=tokenizer, config=config,
+        problems=load_puzzles("train")[:24], prompt=lambda problem: build_prompt_ids(problem, tokenizer),
+        reward=correct,
+    )  # fmt: skip
+    assert all(record["reward_mean"] > 0 for record in runs[0])
+    assert_same_training(*runs, model, reference)
