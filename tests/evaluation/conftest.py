@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """DATA_DIR, else `../shared/data` beside the repository; tests that need it are skipped where there is neither."""
-    folder = Path(os.environ.get("DATA_DIR") or ROOT.parent / "shared" / "data")
-    if not folder.is_dir():
+    """DATA_DIR; tests that need it are skipped where it is not set."""
+    if not os.environ.get("DATA_DIR"):
         pytest.skip("benchmark files not here (DATA_DIR)")
-    return folder
+    return Path(os.environ["DATA_DIR"])
 
 
 @pytest.fixture
