@@ -137,6 +137,12 @@ def memory(field: str) -> float:
     return int(status[field].split()[0]) / 1024
 
 
+def available_gib() -> float:
+    """Memory that can be had without swapping, in GiB (Linux)."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) / 2**20
+
+
 class Method:
     """A method in a process of its own."""
 
@@ -182,7 +188,7 @@ def measure(dtype: str, lengths: list[int], repeats: int, threads: int) -> list[
         for method in running:
             method(256)  # the first call is slower
         for length in lengths:
-            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+            free = available_gib()
             results: dict[str, list[dict]] = {name: [] for name in NAMES}
             for _ in range(repeats):
                 for method in running:
