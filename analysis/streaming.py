@@ -161,6 +161,13 @@ class SignalRecorder:
         self._total: Tensor | float = 0.0
 
     def __call__(self, module, query, key, value, scale):
+        # autocast would turn the float32 products below into bfloat16 ones: it is off in the layers that are read
+        device = query.device.type
+        enabled = torch.is_autocast_enabled(device) and module.layer_idx not in self.layers
+        with torch.autocast(device, enabled=enabled):
+            return self._attend(module, query, key, value, scale)
+
+    def _attend(self, module, query, key, value, scale):
         # the fused CPU kernel gives zeros where a query is NaN: what is broken has to be seen before it
         self._total = self._total + query.sum(dtype=torch.float32) + key.sum(dtype=torch.float32)
         if module.layer_idx not in self.layers:

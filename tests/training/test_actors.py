@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from analysis import dense
+from analysis import dense, forward
 from analysis.signals import SignalConfig
 from evaluation.generation.base import Completion, SamplingConfig
 from evaluation.generation.hf import HFGenerator
@@ -138,7 +138,7 @@ def test_fused_signals_stay_exact_under_autocast(new_model, rollout, monkeypatch
     model, layer = new_model("llama"), 1
     seen = {}
 
-    class Spy(attn._ExactRecorder):
+    class Spy(forward.SignalRecorder):
         def __call__(self, module, query, key, value, scale):
             if module.layer_idx == layer:
                 seen["scores"] = query.double() @ key.double().repeat_interleave(2, 1).mT * scale
@@ -146,7 +146,7 @@ def test_fused_signals_stay_exact_under_autocast(new_model, rollout, monkeypatch
 
     config = replace(SIGNALS, layers=(layer,), head_fraction=None)
     monkeypatch.setattr(attn, "precision", lambda model, bf16: torch.autocast("cpu", torch.bfloat16))
-    monkeypatch.setattr(attn, "_ExactRecorder", Spy)
+    monkeypatch.setattr(forward, "SignalRecorder", Spy)
     with torch.no_grad():
         reading = attn.fused_pass(model, rollout.input_ids, rollout.attention, rollout.response, config, bf16=True)
     maps = seen["scores"].masked_fill(~torch.ones_like(seen["scores"]).tril().bool(), float("-inf")).softmax(-1)

@@ -18,10 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from analysis.entropy import output_head, response_entropy
+from analysis.forward import forward_statistics
 from analysis.heads import select_layers
 from analysis.signals import SignalConfig, Signals, attention_signals, combine_heads
-from analysis.streaming import SignalRecorder
-from evaluation.plain_attention import replaced_attention
 from training.actors.infer import Rollout
 from training.actors.train import by_length, precision
 
@@ -93,16 +92,6 @@ class AttnActor:
         return Reading(old_logp, entropy, read)
 
 
-class _ExactRecorder(SignalRecorder):
-    """Autocast would turn the recorder's float32 products into bfloat16 ones: it is off in the layers that are read."""
-
-    def __call__(self, module, query, key, value, scale):
-        device = query.device.type
-        enabled = torch.is_autocast_enabled(device) and module.layer_idx not in self.layers
-        with torch.autocast(device, enabled=enabled):
-            return super().__call__(module, query, key, value, scale)
-
-
 def fused_pass(
     model: PreTrainedModel,
     ids: Int[Tensor, "B N"],
@@ -112,14 +101,10 @@ def fused_pass(
     *,
     bf16: bool,
 ) -> Reading:
-    """One pass over right-padded sequences gives all: `analysis.forward.forward_statistics`, safe under autocast."""
+    """One pass over right-padded sequences gives all."""
     layers = select_layers(model.config.get_text_config().num_hidden_layers, config.layers, config.num_layers)
-    recorder = _ExactRecorder(layers, response, config.window, [config.horizon])
     with precision(model, bf16):
-        with replaced_attention(model, recorder):
-            hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        entropy, old_logp = response_entropy(hidden, output_head(model), ids, response)
-    read = recorder.statistics()
+        read, entropy, old_logp = forward_statistics(model, ids, response, layers, config.window, [config.horizon])
     signals = combine_heads(read.span, read.waad, read.fai[0], layers, attention, response, config)
     return Reading(old_logp, entropy, signals)
 
