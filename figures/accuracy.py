@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from figures import paper
 from figures.paper import MISSING
 from figures.tables import Table, estimate, number
 
@@ -37,6 +38,18 @@ BENCHMARKS = {
 PaperRows = dict[tuple[str, str], dict[str, float]]  # (the paper's setting, strategy) -> benchmark -> percent
 
 
+def reported_rows(table: str, labels: dict[str, str], benchmarks: tuple[str, ...]) -> PaperRows:
+    """A table of paper.yaml, strategy by strategy; labels: its settings and how they are called here.
+
+    Its rows hold one number a benchmark, and their mean, which is left out.
+    """
+    return {
+        (label, strategy): dict(zip(benchmarks, values[:-1], strict=True))
+        for setting, label in labels.items()
+        for strategy, values in paper.reported()[table][setting].items()
+    }
+
+
 def build(evaluations: dict[str, dict], reported: PaperRows, benchmarks: tuple[str, ...]) -> pd.DataFrame:
     """One row a strategy, setting of the paper, and benchmark; accuracies in percent.
 
@@ -44,9 +57,8 @@ def build(evaluations: dict[str, dict], reported: PaperRows, benchmarks: tuple[s
     has no number for (`untrained`) stands alone. A benchmark that a generator stood in for is not the benchmark: the
     column `graded_as` says what was asked.
     """
-    paper_rows = {(setting, strategy): values for (setting, strategy), values in reported.items()}
     keys = [("", name) for name in evaluations if name not in {strategy for _, strategy in reported}]
-    keys += list(paper_rows)
+    keys += list(reported)
     rows = []
     for setting, strategy in keys:
         own = {task["task"]: task for task in evaluations.get(strategy, {"tasks": []})["tasks"]}
@@ -64,7 +76,7 @@ def build(evaluations: dict[str, dict], reported: PaperRows, benchmarks: tuple[s
                     "n_problems": task["problems"],
                     "samples": task["samples"],
                     "metric": task["metric"],
-                    "paper": paper_rows.get((setting, strategy), {}).get(name, NAN),
+                    "paper": reported.get((setting, strategy), {}).get(name, NAN),
                 }
             )
     return pd.DataFrame(rows)

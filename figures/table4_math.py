@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from figures import accuracy, paper
+from figures import accuracy
 from figures.tables import Table
 
 BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "olympiadbench")
@@ -15,10 +15,6 @@ SETTINGS = {
 
 def make(evaluations: dict[str, dict], model: dict) -> Table:
     """Table 4; evaluations: strategy -> evaluation.json. AIME is avg@16 in the paper, the rest pass@1."""
-    reported = {
-        (label, strategy): dict(zip(BENCHMARKS, values[:-1], strict=True))  # the last is their mean
-        for setting, label in SETTINGS.items()
-        for strategy, values in paper.reported()["table4_math"][setting].items()
-    }
+    reported = accuracy.reported_rows("table4_math", SETTINGS, BENCHMARKS)
     title = "Table 4. Mathematics (accuracy, %), ours and the paper's."
     return accuracy.make(evaluations, reported, BENCHMARKS, title, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from figures import accuracy, paper
+from figures import accuracy
 from figures.tables import Table
 
 BENCHMARKS = ("amc23", "math500", "olympiadbench", "minerva", "gsm8k")
@@ -17,10 +17,6 @@ FAMILIES = {
 
 def make(evaluations: dict[str, dict], model: dict) -> Table:
     """Table 6; evaluations: strategy -> evaluation.json."""
-    reported = {
-        (label, strategy): dict(zip(BENCHMARKS, values[:-1], strict=True))  # the last is their mean
-        for family, label in FAMILIES.items()
-        for strategy, values in paper.reported()["table6_families"][family].items()
-    }
+    reported = accuracy.reported_rows("table6_families", FAMILIES, BENCHMARKS)
     title = "Table 6. Model families (accuracy, %), ours and the paper's."
     return accuracy.make(evaluations, reported, BENCHMARKS, title, model)
