@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Set up .venv (once), then make the tables and figures (./reproduce.sh --help) or test (./reproduce.sh test).
-# The engines, vLLM and Megatron-core, need older packages than the rest, so on a CPU they have an environment of their
-# own: ./reproduce.sh setup-engines sets up .venv-engines, ./reproduce.sh test engines does so and tests it.
+# Set up .venv (once), then make the tables and figures (./reproduce.sh --help), put them on one page
+# (./reproduce.sh report) or test (./reproduce.sh test).
+# The engines (vLLM and Megatron-core) and verl need other packages than the rest, so on a CPU each has an environment of
+# its own: ./reproduce.sh setup-engines and setup-verl set up .venv-engines and .venv-verl, ./reproduce.sh test engines
+# and test verl do so and test them.
 set -euo pipefail
 
 export TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1 PYTHONHASHSEED=0
@@ -76,18 +78,23 @@ done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 venv=.venv requirements=requirements.txt
-if [[ ${arguments[0]:-} == setup-engines ]]; then
-    if ! $own_venv || ((${#arguments[@]} > 1)); then
-        echo "usage: ./reproduce.sh setup-engines (no arguments): vLLM and Megatron-core for a CPU, in .venv-engines, 4 GB" >&2
+if [[ ${arguments[0]:-} == setup-* ]]; then
+    what=${arguments[0]#setup-}
+    if ! $own_venv || ((${#arguments[@]} > 1)) || [[ ! -f requirements-$what.txt || $what == model ]]; then
+        echo "usage: ./reproduce.sh setup-engines (vLLM and Megatron-core for a CPU, in .venv-engines, 4 GB)" >&2
+        echo "       ./reproduce.sh setup-verl (verl for a CPU, in .venv-verl, 2 GB)" >&2
         exit 2
     fi
-    set_up .venv-engines requirements-engines.txt
+    set_up ".venv-$what" "requirements-$what.txt"
     exit
 elif [[ ${arguments[*]:0:2} == "test engines" ]]; then
     venv=.venv-engines requirements=requirements-engines.txt
     # Megatron first: its ranks are forked, which is safe only before vLLM has started threads
     tests=(tests/training/test_megatron.py tests/generation/test_vllm.py tests/training/test_vllm.py)
     command=(pytest -m "not network" "${tests[@]}" "${arguments[@]:2}")
+elif [[ ${arguments[*]:0:2} == "test verl" ]]; then
+    venv=.venv-verl requirements=requirements-verl.txt
+    command=(pytest -m "not network" tests/verl tests/training/test_grpo.py "${arguments[@]:2}")
 elif [[ ${arguments[0]:-} == test ]]; then
     command=(pytest -m "not network" "${arguments[@]:1}")
 else

@@ -37,17 +37,21 @@ def user_text(problem: Problem) -> str:
     return "\n".join(lines)
 
 
+def messages(problem: Problem) -> list[dict[str, str]]:
+    """The prompt as a chat."""
+    return [
+        {"role": "system", "content": instruction(problem)},
+        {"role": "user", "content": user_text(problem)},
+    ]
+
+
 def build_prompt(problem: Problem, tokenizer: Any) -> str:
     """The prompt as text. tokenizer: a Hugging Face tokenizer; its chat template, if it has one, is used.
 
     A chat template that refuses a system role raises jinja2.TemplateError: nothing is moved about silently.
     """
     if tokenizer.chat_template:
-        messages = [
-            {"role": "system", "content": instruction(problem)},
-            {"role": "user", "content": user_text(problem)},
-        ]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(messages(problem), tokenize=False, add_generation_prompt=True)
     return f"{instruction(problem)}\n\n{user_text(problem)}\n{BASE_CUE}"
 
 

@@ -35,4 +35,10 @@ def without_options(question: str) -> str:
     return question[: starts[-1].start()].rstrip() if starts else question
 
 
-TASKS = (Task("crossthink_qa", parse_crossthink, files={"test": "crossthink_qa.jsonl"}),)
+TASKS = (
+    Task(
+        "crossthink_qa",
+        parse_crossthink,
+        files={"test": "crossthink_qa.jsonl", "train": "crossthink_qa_train.jsonl"},
+    ),
+)

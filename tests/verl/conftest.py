@@ -1,0 +1,17 @@
+"""verl on a CPU, with the plugin loaded as verl itself loads it."""
+
+import os
+
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "training.verl_plugin.cpu,training.verl_plugin.plugin")
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def policy_tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "training/checkpoints/countdown-policy")

@@ -1,0 +1,122 @@
+"""verl itself, end to end on a CPU: Ray, its trainer, FSDP2 on gloo, the agent loop, the rewards, and the plugin."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("verl")
+
+from analysis.signals import SignalConfig
+from evaluation.models import load_model
+from training.actors.attn import AttnActor
+from training.actors.infer import Rollout
+from training.credit import CreditConfig, credit_weights
+from training.grpo import group_advantages
+from training.verl_plugin.data import write
+from training.verl_plugin.launch import CONFIGS, environment
+
+ROOT = Path(__file__).parents[2]
+POLICY = ROOT / "training/checkpoints/countdown-policy"
+LIMIT = 900  # seconds: a rollout that failed may hang
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder: Path, *overrides: str) -> list[dict]:
+    """The metrics of each step of verl's main_ppo with the CPU configuration; its log goes to folder/log."""
+    chosen = [
+        "scale=cpu",
+        "task=puzzles",
+        f"data.train_files={folder}/data/train.parquet",
+        f"data.val_files={folder}/data/test.parquet",
+        f"trainer.default_local_dir={folder}/checkpoints",
+        "trainer.logger=[console,file]",
+        "trainer.v1.trainer_mode=rhythm_dump",
+        *overrides,
+    ]
+    needed = environment(chosen)
+    needed["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'tests/verl'}"
+    needed["VERL_USE_EXTERNAL_MODULES"] += ",dump_trainer"
+    needed |= {"VERL_FILE_LOGGER_PATH": f"{folder}/metrics.jsonl", "RHYTHM_DUMP": str(folder)}
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-path", str(CONFIGS), "--config-name", "rhythm"]
+    kept = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            [*command, *chosen], cwd=ROOT, env=kept | needed, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            status = process.wait(timeout=LIMIT)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert status == 0, (folder / "log").read_text()[-3000:]
+    return [json.loads(line)["data"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def check(metrics: list[dict]) -> None:
+    for step in metrics:
+        assert abs(step["actor/pg_loss"]) < 10  # finite
+        assert step["actor/grad_norm"] > 0
+        assert step["training/rollout_probs_diff_max"] < 1e-5
+        assert 0.2 < step["rhythm/gamma_coverage"] < 0.6
+        assert step["rhythm/gamma_mean"] > 1
+        assert step["rhythm/shaped_advantage_size"] > step["rhythm/raw_advantage_size"] > 0
+
+
+def dumped(folder: Path, step: int) -> tuple[Rollout, dict]:
+    """What verl's trainer had in its queue, as a rollout of the single-machine loop."""
+    data = torch.load(folder / f"step{step}.pt", weights_only=False)
+    pairs = list(zip(data["prompts"], data["responses"], strict=True))
+    width = max(len(p) + len(r) for p, r in pairs)
+    ids, position = torch.zeros(len(pairs), width, dtype=torch.long), torch.arange(width)
+    starts, ends = (torch.tensor(x)[:, None] for x in zip(*((len(p), len(p) + len(r)) for p, r in pairs), strict=True))
+    for row, (prompt, response) in enumerate(pairs):
+        ids[row, : len(prompt) + len(response)] = torch.cat([prompt, response])
+    attention = position < ends
+    response = attention & (position >= starts)
+    nothing = torch.full(ids.shape, float("nan"))
+    return Rollout(ids, attention, response, nothing, ("",) * len(pairs), torch.ones(len(pairs)).bool()), data
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+def finished(request, tmp_path_factory):
+    """A run of three steps: the folder and the metrics; on one rank stopped after two of them and resumed."""
+    folder, ranks = tmp_path_factory.mktemp("run"), request.param
+    write("puzzles", folder / "data", limit=64)
+    if ranks == 2:
+        return folder, run(folder, "trainer.n_gpus_per_node=2", "algorithm.rhythm.attn=separate")
+    settings = ("trainer.save_freq=2", "trainer.resume_mode=auto")
+    metrics = run(folder, *settings, "trainer.total_training_steps=2")
+    shutil.copy(folder / "metrics.jsonl", folder / "first.jsonl")
+    return folder, metrics + run(folder, *settings, "trainer.total_training_steps=3")
+
+
+def test_every_step_learns_from_shaped_advantages_with_the_newest_weights(finished):
+    _, metrics = finished
+    assert [step["training/global_step"] for step in metrics] == [1, 2, 3]  # so the second run went on from the first
+    check(metrics)
+
+
+def test_gamma_is_that_of_the_single_machine_loop(finished):
+    folder, _ = finished
+    model, _ = load_model(str(POLICY))
+    rollout, data = dumped(folder, 1)  # the first step runs on the policy's own weights
+    reading = AttnActor(model, SignalConfig(horizon=(5, 40)), "fused", batch=64).read(rollout)
+    gamma = credit_weights(
+        rollout.response, CreditConfig(), waad=reading.signals.waad, fai=reading.signals.fai, entropy=reading.entropy
+    )
+    groups = {uid: number for number, uid in enumerate(dict.fromkeys(data["uid"]))}
+    rewards = torch.tensor([float(x.sum()) for x in data["rm_scores"]])
+    advantages = group_advantages(rewards, torch.tensor([groups[uid] for uid in data["uid"]]))
+    for row, own in enumerate(rollout.response):
+        torch.testing.assert_close(data["gamma"][row], gamma[row, own])
+        torch.testing.assert_close(data["advantages"][row], gamma[row, own] * advantages[row], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(data["old_log_probs"][row], reading.old_logp[row, own], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(data["rollout_log_probs"][row], reading.old_logp[row, own], atol=1e-4, rtol=1e-4)

@@ -1,0 +1,119 @@
+"""verl's synchronous trainer, with advantages shaped by credit between the group advantage and the update (Eq. 12)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig, OmegaConf, open_dict
+from tensordict import TensorDict
+from torch import Tensor
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.debug import marked_timer
+
+from training.credit import SIGNALS, credit_weights, shape_advantages
+from training.loop import NoCreditError
+from training.verl_plugin.engine import REQUEST
+from training.verl_plugin.settings import TRAINER, RhythmConfig, check
+
+
+@register_trainer(TRAINER)
+class RhythmTrainer(PPOTrainerSync):
+    """`trainer.v1.trainer_mode=rhythm`. RhythmConfigError, before any work, for what cannot be right."""
+
+    def __init__(self, config: DictConfig):
+        self.rhythm = RhythmConfig.parse(OmegaConf.to_container(config.algorithm.get("rhythm", {}), resolve=True))
+        check(config, self.rhythm)
+        with open_dict(config):  # verl asks for this name to tell the synchronous trainer from the others
+            config.trainer.v1.trainer_mode = "sync"
+        self.credited = False  # whether gamma has ever differed from 1
+        super().__init__(config)
+
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        if self.rhythm.needed and self.rhythm.attn == "fused":
+            batch.extra_info[REQUEST] = self._request()
+        return super()._compute_old_log_prob(batch, metrics)
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        batch = super()._compute_advantage(batch, metrics)
+        if self.rhythm.needed and self.rhythm.attn != "fused":
+            with marked_timer("signals", self.timing_raw):
+                batch.extra_info |= {
+                    REQUEST: self._request(),
+                    "compute_loss": False,
+                    "calculate_entropy": False,
+                    "temperature": self.config.actor_rollout_ref.rollout.temperature,
+                }
+                self.actor_rollout_wg.compute_log_prob(batch)
+        with marked_timer("credit", self.timing_raw):
+            return self._shape(batch, metrics)
+
+    def _request(self) -> dict[str, Any]:
+        return {"attn": self.rhythm.attn, "signals": asdict(self.rhythm.signals)}
+
+    def _shape(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Replace the advantages in the queue by shaped ones, and put gamma beside them."""
+        signals = SIGNALS[self.rhythm.credit.strategy]
+        fields = ["response_mask", "advantages", "entropy", *(name for name in signals if name != "entropy")]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        lengths = data["response_mask"].offsets().diff()
+        padded = {
+            name: data[name].to_padded_tensor(0.0 if name == "advantages" else float("nan")) for name in fields[1:]
+        }
+        response = data["response_mask"].to_padded_tensor(0).bool()  # (B, R); a row of verl's own padding has none
+        gamma = credit_weights(
+            response,
+            self.rhythm.credit,
+            **{name: padded[name] for name in signals},
+            generator=torch.Generator().manual_seed(self.rhythm.seed + self.global_steps),
+        )
+        self._check_credit(gamma)
+        shaped = shape_advantages(padded["advantages"], gamma, self.rhythm.credit.sign)
+        metrics.update(credit_metrics(response, padded["advantages"], gamma, shaped, padded["entropy"]))
+        written = {"advantages": shaped, "gamma": gamma}
+        return tq.kv_batch_put(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            fields=TensorDict(
+                {
+                    name: torch.nested.as_nested_tensor(
+                        [row[:length] for row, length in zip(x, lengths, strict=True)], layout=torch.jagged
+                    )
+                    for name, x in written.items()
+                },
+                batch_size=len(batch),
+            ),
+        )
+
+    def _check_credit(self, gamma: Tensor) -> None:
+        self.credited = self.credited or bool((gamma != 1).any())
+        if not self.credited and self.rhythm.credit.strategy != "uniform":
+            raise NoCreditError(
+                f"strategy {self.rhythm.credit.strategy!r} has credited no token: responses of up to "
+                f"{self.rhythm.signals.horizon[0]} tokens have no FAI, an amplification of 1 changes nothing"
+            )
+
+
+def credit_metrics(response: Tensor, raw: Tensor, gamma: Tensor, shaped: Tensor, entropy: Tensor) -> dict[str, float]:
+    """Means over response tokens; all arguments (B, R). verl's critic/advantages/* are of the shaped advantages."""
+    tokens = {"raw": raw[response], "shaped": shaped[response]}
+    return {
+        "rhythm/gamma_coverage": (gamma != 1)[response].float().mean().item(),
+        "rhythm/gamma_mean": gamma[response].mean().item(),
+        **{f"rhythm/{name}_advantage_mean": x.mean().item() for name, x in tokens.items()},
+        **{f"rhythm/{name}_advantage_size": x.abs().mean().item() for name, x in tokens.items()},
+        "rhythm/entropy_ties": entropy_ties(response, entropy),
+    }
+
+
+def entropy_ties(response: Tensor, entropy: Tensor) -> float:
+    """Share of response tokens whose entropy another token of the response has too: in bfloat16 the order of such
+    tokens, and with it the choice of the `entropy` strategy, is that of their places."""
+    tied = 0
+    for row, own in zip(entropy, response, strict=True):
+        tied += int(own.sum()) - int(torch.unique(row[own], return_counts=True)[1].eq(1).sum())
+    return tied / max(1, int(response.sum()))
