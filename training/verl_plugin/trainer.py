@@ -36,7 +36,7 @@ class RhythmTrainer(PPOTrainerSync):
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if self.rhythm.needed and self.rhythm.attn == "fused":
             batch.extra_info[REQUEST] = self._request()
-        return super()._compute_old_log_prob(batch, metrics)
+        return answered(super()._compute_old_log_prob(batch, metrics))
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)
@@ -49,6 +49,7 @@ class RhythmTrainer(PPOTrainerSync):
                     "temperature": self.config.actor_rollout_ref.rollout.temperature,
                 }
                 self.actor_rollout_wg.compute_log_prob(batch)
+                batch = answered(batch)
         with marked_timer("credit", self.timing_raw):
             return self._shape(batch, metrics)
 
@@ -60,9 +61,18 @@ class RhythmTrainer(PPOTrainerSync):
         signals = SIGNALS[self.rhythm.credit.strategy]
         fields = ["response_mask", "advantages", "entropy", *(name for name in signals if name != "entropy")]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        given = set(data.keys())
+        if missing := [name for name in signals if name not in given]:
+            raise RuntimeError(
+                f"the workers gave no {missing[0]}: they have not loaded the plugin (on every machine pip install -e .,"
+                " or VERL_USE_EXTERNAL_MODULES=training.verl_plugin.plugin in the environment), or they run on a device"
+                " that it does not know"
+            )
         lengths = data["response_mask"].offsets().diff()
         padded = {
-            name: data[name].to_padded_tensor(0.0 if name == "advantages" else float("nan")) for name in fields[1:]
+            name: data[name].to_padded_tensor(0.0 if name == "advantages" else float("nan"))
+            for name in fields[1:]
+            if name in given  # bypass mode has no entropy
         }
         response = data["response_mask"].to_padded_tensor(0).bool()  # (B, R); a row of verl's own padding has none
         gamma = credit_weights(
@@ -73,7 +83,7 @@ class RhythmTrainer(PPOTrainerSync):
         )
         self._check_credit(gamma)
         shaped = shape_advantages(padded["advantages"], gamma, self.rhythm.credit.sign)
-        metrics.update(credit_metrics(response, padded["advantages"], gamma, shaped, padded["entropy"]))
+        metrics.update(credit_metrics(response, padded["advantages"], gamma, shaped, padded.get("entropy")))
         written = {"advantages": shaped, "gamma": gamma}
         return tq.kv_batch_put(
             keys=batch.keys,
@@ -98,7 +108,15 @@ class RhythmTrainer(PPOTrainerSync):
             )
 
 
-def credit_metrics(response: Tensor, raw: Tensor, gamma: Tensor, shaped: Tensor, entropy: Tensor) -> dict[str, float]:
+def answered(batch: KVBatchMeta) -> KVBatchMeta:
+    """The batch without its request: the passes that follow, a reference policy's too, must not answer it again."""
+    batch.extra_info.pop(REQUEST, None)
+    return batch
+
+
+def credit_metrics(
+    response: Tensor, raw: Tensor, gamma: Tensor, shaped: Tensor, entropy: Tensor | None
+) -> dict[str, float]:
     """Means over response tokens; all arguments (B, R). verl's critic/advantages/* are of the shaped advantages."""
     tokens = {"raw": raw[response], "shaped": shaped[response]}
     return {
@@ -106,7 +124,7 @@ def credit_metrics(response: Tensor, raw: Tensor, gamma: Tensor, shaped: Tensor,
         "rhythm/gamma_mean": gamma[response].mean().item(),
         **{f"rhythm/{name}_advantage_mean": x.mean().item() for name, x in tokens.items()},
         **{f"rhythm/{name}_advantage_size": x.abs().mean().item() for name, x in tokens.items()},
-        "rhythm/entropy_ties": entropy_ties(response, entropy),
+        **({"rhythm/entropy_ties": entropy_ties(response, entropy)} if entropy is not None else {}),
     }
 
 
