@@ -1,6 +1,7 @@
 """The stages that turn a model into the paper's tables and figures, and the command line that runs them.
 
     ./reproduce.sh [PROFILE] [--stage NAME] [--dry-run] [--model ID_OR_PATH]
+    ./reproduce.sh report [PROFILE] [--dry-run]
 
 To add a stage, add one entry to STAGES. A stage whose results are there, and would be made the same way, is skipped; a
 run that was killed goes on where it was when the same command is given again. `--help` and `--dry-run` need nothing but
@@ -21,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evaluation.artifacts import ReproError, Run, UsageError, read_json, sha256_of, sha256_path
+from evaluation.artifacts import ReproError, Run, UsageError, clear_leftovers, read_json, sha256_of, sha256_path
 from evaluation.manifest import ROOT, Manifest, environment, locked, shown, source_sha256
 from evaluation.models import check_spec, model_signature
 
@@ -88,6 +89,15 @@ STAGES = (
         minutes={"smoke": 0.1, "cpu": 0.3, "gpu": 1, "paper": 1},
     ),
     Stage(
+        "credit",
+        "credit of every token, as training would give it",
+        "training.token_credit:stage",
+        reads=("signals/",),
+        writes=("token_credit.parquet",),
+        sections=(),
+        minutes={"smoke": 0.1, "cpu": 0.1, "gpu": 0.1, "paper": 0.1},
+    ),
+    Stage(
         "perturbation",
         "another token at high- and low-FAI positions",
         "analysis.perturbation:stage",
@@ -149,6 +159,7 @@ STAGES = (
             "model.json",
             "responses.jsonl",
             "tokens.parquet",
+            "token_credit.parquet",
             "maps.npz",
             "couplings.json",
             "sensitivity.csv",
@@ -166,7 +177,7 @@ STAGES = (
         ),
         writes=("figures/", "tables/", "token_heatmap.html"),
         sections=("figures",),
-        files=("figures/*.yaml", "figures/*.html"),
+        files=("figures/*.yaml", "figures/templates/*"),
         minutes={"smoke": 0.3, "cpu": 0.5, "gpu": 0.5, "paper": 0.5},
     ),
     Stage(
@@ -177,8 +188,20 @@ STAGES = (
         writes=("notebooks/",),
         also_reads=("training.json",),
         sections=("notebooks",),
-        files=("figures/*.yaml", "figures/*.html", "notebooks/*.ipynb"),
+        files=("figures/*.yaml", "figures/templates/*", "notebooks/*.ipynb"),
         minutes={"smoke": 0.7, "cpu": 1, "gpu": 1, "paper": 1},
+    ),
+    Stage(
+        "cluster",
+        "GRPO with each credit strategy at the paper's scale, by verl on 8 to 16 GPUs (docs/cluster.md)",
+        "training.verl_plugin.launch:stage",
+        reads=("model.json",),
+        writes=("cluster.json",),
+        sections=("cluster",),
+        files=("training/verl_plugin/configs/**/*.yaml",),
+        minutes={"paper": 33_000},
+        optional=True,
+        only_if_asked=True,
     ),
 )
 
@@ -205,8 +228,10 @@ def load_profile(name: str) -> dict[str, Any]:
         if not isinstance(profile[table].get(key), str):
             raise UsageError(f"profiles/{name}.toml: [{table}] lacks {key}, a text")
     for table in (stage.sections[0] for stage in STAGES if stage.data):
-        if not {"task", "tasks"} & set(profile[table]) or not all(isinstance(t, str) for t in tasks_of(profile[table])):
-            raise UsageError(f"profiles/{name}.toml: [{table}] lacks task, a text, or tasks, a list of texts")
+        names = tasks_of(profile[table]) if {"task", "tasks"} & set(profile[table]) else [None]
+        # a task's name becomes part of a file's name: no dots, no slashes
+        if not all(isinstance(task, str) and task.isidentifier() for task in names):
+            raise UsageError(f"profiles/{name}.toml: [{table}] lacks task, a name, or tasks, a list of names")
     return profile
 
 
@@ -259,7 +284,10 @@ def stages_of(run: Run, only: str | None) -> list[Stage]:
     """
     asked = next((stage for stage in STAGES if stage.name == only), None)
     if asked and (missing := [table for table in asked.sections if table not in run.config]):
-        raise UsageError(f"profile {run.profile} has no table [{missing[0]}], the settings of stage {only}")
+        raise UsageError(
+            f"profile {run.profile} has no table [{missing[0]}], the settings of stage {only}: add one to "
+            f"profiles/{run.profile}.toml, as profiles/cpu.toml has it"
+        )
     absent = {stage.name for stage in STAGES if stage.optional and not set(stage.sections) <= set(run.config)}
     return [s for s in STAGES if s.name == only or not (s.only_if_asked or s.name in absent)]
 
@@ -341,6 +369,7 @@ def run_all(run: Run, only: str | None) -> None:
     """Run what has to run, one line a stage as it goes, then a summary."""
     stages = stages_of(run, only)
     with locked(run.root):
+        clear_leftovers(run.root)
         manifest = Manifest.load(run.root)
         reasons = plan(run, manifest, only)
         if upstream := [name for name in reasons if name != only] if only else []:
@@ -418,6 +447,10 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" ({shown(Path(error.filename))})" if error.filename else ""
         return f"the disk is full{where}; free some space and give the same command again"
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
+        return f"{shown(Path(error.filename))}: {error.strerror}; nothing can be written or read there"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}: give the command without --no-venv, or install requirements.txt into the active python"
     lines = str(error).strip().splitlines() or [""]
     return lines[0] if isinstance(error, ReproError) else f"{type(error).__name__}: {lines[0]}"
 
@@ -433,7 +466,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="./reproduce.sh",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Make the tables and figures: results/PROFILE/. Sets up .venv on first use.\n"
-        "Also: ./reproduce.sh test [pytest arguments]; ./reproduce.sh test engines [pytest arguments];\n"
+        "Also: ./reproduce.sh report [PROFILE] (results/PROFILE/report.html, from the results that are there);\n"
+        "./reproduce.sh test [pytest arguments]; ./reproduce.sh test engines [pytest arguments];\n"
         "./reproduce.sh setup-engines (vLLM, Megatron-core for a CPU, in .venv-engines, 4 GB)",
         epilog="stages, in order (minutes: smoke and cpu on two cores; gpu and paper are estimates):\n"
         f"{stages}\n\n"
@@ -441,8 +475,7 @@ def make_parser() -> argparse.ArgumentParser:
         "             REPRO_DEBUG=1 (a full traceback on errors)\n"
         "exit status: 0 done, 1 the run failed, 2 wrong usage, 130 interrupted",
     )
-    profiles = ", ".join(sorted(file.stem for file in PROFILES.glob("*.toml")))
-    parser.add_argument("profile", nargs="?", default="cpu", metavar="PROFILE", help=f"{profiles} (default: cpu)")
+    add_common(parser)
     parser.add_argument(
         "--stage",
         metavar="NAME",
@@ -450,23 +483,57 @@ def make_parser() -> argparse.ArgumentParser:
         help="only this stage, after what it needs of earlier ones",
     )
     parser.add_argument("--extended", action="store_true", help="with --stage training: more seeds, hours")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run and why, change nothing")
     parser.add_argument("--model", metavar="ID_OR_PATH", help="a folder or a hub id, instead of the profile's model")
-    parser.add_argument("--no-venv", action="store_true", help="use the python that is active instead of .venv")
     return parser
+
+
+def make_report_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="./reproduce.sh report",
+        description="Write results/PROFILE/report.html: tables, figures, training curves and tokens on one page that "
+        "opens offline. It is made from the results that are there and runs no stage.",
+    )
+    add_common(parser)
+    return parser
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    profiles = ", ".join(sorted(file.stem for file in PROFILES.glob("*.toml")))
+    parser.add_argument("profile", nargs="?", default="cpu", metavar="PROFILE", help=f"{profiles} (default: cpu)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and why, change nothing")
+    parser.add_argument("--no-venv", action="store_true", help="use the python that is active instead of .venv")
+
+
+def write_report(options: argparse.Namespace) -> None:
+    run = make_run(options.profile)
+    if not (run.root / "model.json").is_file():
+        raise ReproError(f"no results in {shown(run.root)}/ yet: ./reproduce.sh {run.profile} makes them")
+    page = run.root / "report.html"
+    if options.dry_run:
+        print(f"would write {shown(page)}")
+        return
+    importlib.import_module("figures.report").write(run, page)
+    print(f"{shown(page)}: {page.stat().st_size / 2**20:.1f} MB, opens in any browser, offline")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 done, 1 failed, 2 wrong usage (argparse exits with it too), 130 interrupted."""
-    options = (parser := make_parser()).parse_args(arguments)
-    if options.extended:
-        if options.stage != "training":
+    arguments = sys.argv[1:] if arguments is None else arguments
+    report = arguments[:1] == ["report"]
+    if report:
+        options = make_report_parser().parse_args(arguments[1:])
+    else:
+        options = (parser := make_parser()).parse_args(arguments)
+        if options.extended and options.stage != "training":
             parser.error("--extended goes with --stage training")
-        options.stage = "training_extended"
     try:
-        run = make_run(options.profile, options.model)
-        (print_plan if options.dry_run else run_all)(run, options.stage)
-    except (ReproError, OSError) as error:
+        if report:
+            write_report(options)
+        else:
+            run = make_run(options.profile, options.model)
+            stage = "training_extended" if options.extended else options.stage
+            (print_plan if options.dry_run else run_all)(run, stage)
+    except (ReproError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("REPRO_DEBUG") == "1":
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from evaluation.artifacts import NotFinite
+
 # Settings under which a model's logits are more than `lm_head(hidden)`, and the value at which they are not.
 _LOGIT_SETTINGS = {
     "final_logit_softcapping": None,
@@ -33,7 +35,7 @@ def token_statistics(
     """Entropy H = -sum_v p log p and log-probability log p(token), in nats, of what `hidden` predicts.
 
     At most `chunk` rows of logits exist at once; sums are in float32.
-    ValueError if the logits are not finite.
+    NotFinite if the logits are not finite.
     """
     entropy, logprob = [], []
     for rows, targets in zip(hidden.split(chunk), tokens.split(chunk), strict=True):
@@ -43,7 +45,7 @@ def token_statistics(
         logprob.append(logp.gather(-1, targets[:, None])[:, 0])
     result = torch.cat(entropy), torch.cat(logprob)
     if not all(bool(torch.isfinite(x).all()) for x in result):
-        raise ValueError("NaN or inf in the logits: the weights or the number format are broken")
+        raise NotFinite("NaN or inf in the logits: the weights or the number format are broken")
     return result
 
 

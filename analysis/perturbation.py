@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from analysis.signals import SignalConfig, attention_signals
 from evaluation.artifacts import ReproError, Run, append_jsonl, read_jsonl, resume_jsonl, write_json, write_jsonl
 from evaluation.generation.hf import continue_rows, stop_token_ids
+from evaluation.memory import in_halves
 from evaluation.models import load_model
 from evaluation.statistics import bootstrap_interval, sign_flip_test
 
@@ -103,7 +104,7 @@ def stage(run: Run) -> None:
     with tqdm(total=len(greedy), initial=len(greedy) - len(todo), desc="perturbation", unit="response") as bar:
         for start in range(0, len(todo), settings["batch_size"]):
             batch = todo[start : start + settings["batch_size"]]
-            for record in perturb(model, tokenizer, batch, stops, settings):
+            for record in in_halves(lambda few: perturb(model, tokenizer, few, stops, settings), batch, "batch_size"):
                 append_jsonl(partial, record)
                 done[record["problem"]] = record["rows"]
             bar.update(len(batch))

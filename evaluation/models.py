@@ -46,12 +46,14 @@ def resolve_model(spec: str) -> str:
     UsageError if `spec` names nothing, ReproError if the model cannot be had or is not safe to load.
     """
     if spec == DEFAULT_MODEL:
-        return str(_default_model(_CACHE / DEFAULT_MODEL))
-    check_spec(spec)
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
-        folder = _download(spec)
-    _check_safe(folder, spec)
+        folder = _default_model(_CACHE / DEFAULT_MODEL)
+    else:
+        check_spec(spec)
+        folder = Path(spec).expanduser()
+        if not folder.is_dir():
+            folder = _download(spec)
+        _check_safe(folder, spec)
+    _check_whole(folder, spec)
     return str(folder)
 
 
@@ -164,6 +166,20 @@ def _check_safe(folder: Path, spec: str) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in read_json(folder / name):
             raise ReproError(f"model {spec}: {name} asks for code of the model's own (auto_map), which is never run")
+
+
+def _check_whole(folder: Path, spec: str) -> None:
+    """A download or a copy that was cut: the libraries that read the files have no error of their own for it."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):  # reads the header, and compares it with the file's size
+                pass
+        except SafetensorError as error:
+            raise ReproError(f"model {spec}: {file.name} is damaged, or not all of it is here ({error})") from error
+    for file in sorted(folder.glob("*.json")):
+        read_json(file)
 
 
 def _download(hub_id: str) -> Path:

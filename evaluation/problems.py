@@ -139,7 +139,11 @@ def _hub_rows(spec: Task, split: str, path: Path) -> Iterable[tuple[str, Row]]:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        rows = [(f"{path}: row {index}", row) for index, row in enumerate(pyarrow.parquet.read_table(path).to_pylist())]
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except pyarrow.ArrowInvalid as error:
+            raise DataError(f"{path}: damaged, or not all of it is here ({error})") from error
+        rows = [(f"{path}: row {index}", row) for index, row in enumerate(table.to_pylist())]
     else:
         rows = list(_jsonl_rows(path))
     if spec.select is None:

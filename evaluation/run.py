@@ -28,6 +28,7 @@ from evaluation.generation.base import GenerationError, SamplingConfig
 from evaluation.generation.engines import ENGINES, Engine, make_engine
 from evaluation.generation.resumable import Request, complete
 from evaluation.grading import grade
+from evaluation.manifest import locked
 from evaluation.models import model_sha256
 from evaluation.problems import DataError, NoSource, Problem, load_problems
 from evaluation.prompts import prompts_that_fit
@@ -234,23 +235,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the limit and the batch size decide how much is done, and how fast, but not what a completion is
         decides = {k: v for k, v in asdict(config).items() if k not in ("tasks", "limit", "batch_size")}
         mark = sha256_of([sha256, engine.name, options.dtype, decides])[:16]
-        out.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
-        rows = evaluate(engine, problems, config, out / f".completions.{mark}.partial")
-        summary = summarise(rows, config.seed)
-        write_jsonl(out / "completions.jsonl", rows)
-        write_json(
-            out / "evaluation.json",
-            {
-                "model": Path(options.model).name,
-                "sha256": sha256,
-                "engine": engine.name,
-                "settings": asdict(config),
-                "tasks": summary,
-                "seconds": round(time.monotonic() - started, 1),
-            },
-        )
-        write_text(out / "table.md", table(summary, {}))
+        with locked(out):
+            started = time.monotonic()
+            rows = evaluate(engine, problems, config, out / f".completions.{mark}.partial")
+            summary = summarise(rows, config.seed)
+            write_jsonl(out / "completions.jsonl", rows)
+            write_json(
+                out / "evaluation.json",
+                {
+                    "model": Path(options.model).name,
+                    "sha256": sha256,
+                    "engine": engine.name,
+                    "settings": asdict(config),
+                    "tasks": summary,
+                    "seconds": round(time.monotonic() - started, 1),
+                },
+            )
+            write_text(out / "table.md", table(summary, {}))
     except (ReproError, DataError, GenerationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_status", 1)

@@ -85,14 +85,14 @@ def build(evaluations: dict[str, dict], reported: PaperRows, benchmarks: tuple[s
 def make(
     evaluations: dict[str, dict], reported: PaperRows, benchmarks: tuple[str, ...], title: str, model: dict
 ) -> Table:
-    """The facts, and a table of one row a strategy whose cells read `ours [95%] | paper`."""
+    """The facts, and a table of one row a strategy whose cells read `ours [95%] / paper`."""
     facts = build(evaluations, reported, benchmarks)
     shown = []
     for (setting, strategy), own in facts.groupby(["setting", "strategy"], sort=False):
         row = {"Paper's model": setting or MISSING, "Strategy": LABELS.get(strategy, strategy)}
         for cell in own.itertuples():
             ours = estimate(cell.ours, cell.low, cell.high)
-            row[BENCHMARKS[cell.benchmark]] = f"{ours} | {number(cell.paper)}"
+            row[BENCHMARKS[cell.benchmark]] = f"{ours} / {number(cell.paper)}"
         shown.append(row)
     measured = facts[facts["n_problems"] > 0].drop_duplicates("benchmark")
     counts = ", ".join(
@@ -100,7 +100,7 @@ def make(
     )  # what was asked, which the column's head does not tell where a generator stood in
     note = (
         f"Cells: ours, percent, with its 95% interval (Wilson for one greedy completion, bootstrap over problems for"
-        f" several) | the paper's. Ours: {model['spec']} ({model['sha256'][:12]}), not the paper's models;"
+        f" several) / the paper's. Ours: {model['spec']} ({model['sha256'][:12]}), not the paper's models;"
         f" {counts or 'no benchmark of this table evaluated'}. {MISSING}: not evaluated, or not reported."
     )
     return Table(facts, pd.DataFrame(shown), title, note)

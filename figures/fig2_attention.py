@@ -69,6 +69,12 @@ def draw(tokens: pd.DataFrame, maps: dict, limit: int = 64) -> Figure:
         label.set_family("monospace")
     bottom.set_xlabel(f"response token (positions {first} to {last} of response {maps['response']})")
     fig.align_ylabels([axes[name] for name in CURVES])
+    top = axes[CURVES[0]]
+    marks = [
+        top.plot([], [], ls="", marker="v", ms=4.5, color="0.3", label="peak")[0],
+        top.plot([], [], color="0.85", lw=0.8, label="WAAD peak")[0],
+    ]
+    fig.legend(handles=marks, loc="outside lower right", ncols=2)
     return fig
 
 
@@ -78,7 +84,7 @@ def _curve(ax: Axes, shown: pd.DataFrame, name: str) -> None:
         ax.axvline(at, color="0.85", lw=0.8, zorder=0)
     ax.plot(t, values, color=signal.color, marker="o", ms=1.6, lw=0.9)
     peaks = shown[PEAKS[name]].to_numpy(dtype=bool) & np.isfinite(values)
-    ax.plot(t[peaks], values[peaks], ls="", marker="v", ms=4.5, color=signal.color, mec="white", mew=0.5, label="peak")
+    ax.plot(t[peaks], values[peaks], ls="", marker="v", ms=4.5, color=signal.color, mec="white", mew=0.5)
     ax.set_ylabel(signal.axis)
     ax.margins(y=0.15)
     ax.set_xticks(t)

@@ -20,7 +20,7 @@ def draw(evaluations: dict[str, dict]) -> Figure:
         for task in run["tasks"]:
             y = tasks.index(task["task"]) + shift
             ax.plot(task["ci"], [y, y], color=color, lw=1.1, solid_capstyle="butt")
-            ax.plot(task["accuracy"], y, marker="o", ms=3.5, color=color)
+            ax.plot(task["accuracy"], y, marker="o", ms=3.5, color=color, clip_on=False, zorder=4)  # whole at 0% too
         ax.plot([], [], color=color, marker="o", ms=3.5, label=LABELS.get(strategy, strategy))
     ends = {task["task"]: task for run in evaluations.values() for task in run["tasks"]}
     names = [

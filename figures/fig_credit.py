@@ -5,7 +5,8 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from figures.accuracy import LABELS
-from figures.style import GREY, PAGE, STRATEGIES, theme
+from figures.style import GREY, PAGE, PAPER, STRATEGIES, theme
+from figures.table_training import papers_gain
 
 BASELINES = {"grpo": "less GRPO", "random": "less random credit"}
 
@@ -14,11 +15,12 @@ BASELINES = {"grpo": "less GRPO", "random": "less random credit"}
 def draw(experiment: dict) -> Figure:
     """One row a variant, one panel a baseline: difference of final held-out accuracy in percentage points.
 
-    A small dot is a seed's pair, the large one their mean, the line its 95% t interval over seeds (none with one seed).
+    A small dot is a seed's pair, the large one their mean, the line its 95% t interval over seeds (none with one seed),
+    the black bar the paper's difference, at its scale (see `table_training`).
     """
     results = {result["variant"]: result for result in experiment["results"]}
     names = [name for name in results if name != "grpo"]
-    fig = Figure(figsize=(PAGE, 0.9 + 0.24 * len(names)), layout="constrained")
+    fig = Figure(figsize=(PAGE, 1.1 + 0.24 * len(names)), layout="constrained")
     axes = fig.subplots(1, len(BASELINES), sharey=True, squeeze=False)[0]
     for ax, (baseline, label) in zip(axes, BASELINES.items(), strict=True):
         for y, name in enumerate(names):
@@ -31,6 +33,7 @@ def draw(experiment: dict) -> Figure:
             if None not in against["ci"]:
                 ax.plot(against["ci"], [y, y], color=color, lw=1.3, solid_capstyle="butt")
             ax.plot(against["mean"], y, marker="o", ms=4.5, color=color)
+            ax.plot(papers_gain(name, baseline), y, color=PAPER, marker="|", ms=9, mew=1.4)
         ax.axvline(0, color="0.6", lw=0.8, zorder=0)
         ax.set(xlabel=f"accuracy {label} (points)")
         ax.grid(axis="y", color="0.94", lw=0.6)
@@ -38,4 +41,10 @@ def draw(experiment: dict) -> Figure:
         ax.tick_params(axis="y", length=0)
     axes[0].set_yticks(range(len(names)), [LABELS.get(name, name.replace("_", " ")) for name in names])
     axes[0].set_ylim(len(names) - 0.5, -0.5)
+    handles = [
+        axes[0].plot([], [], color="0.3", marker="o", ms=4.5, label="mean over seeds, 95% interval")[0],
+        axes[0].plot([], [], ls="", color="0.6", marker=".", ms=3, label="one seed")[0],
+        axes[0].plot([], [], ls="", color=PAPER, marker="|", ms=9, mew=1.4, label="paper, at its scale")[0],
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3)
     return fig

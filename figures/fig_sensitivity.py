@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import paper
-from figures.style import BLUE, GREY, PAGE, PAPER, RED, theme
+from figures.style import PAGE, PAPER, VERDICTS, theme
 
 CONVENTIONS = ("peak", "row", "layers", "head_scope", "horizon", "head_fraction")
-COLORS = {"yes": BLUE, "not shown": GREY, "opposite": RED, paper.MISSING: GREY}
 MEANING = {
     "yes": "interval on the paper's side of 0",
     "not shown": "interval holds 0",
@@ -45,10 +44,11 @@ def draw(frame: pd.DataFrame) -> Figure:
     for ax, (name, statistic) in zip(axes, paper.STATISTICS.items(), strict=True):
         rows, lift = frame[frame["statistic"] == name], paper.coupling(name)["lift"]
         for key, row in zip(keys.loc[rows.index].to_numpy(), rows.itertuples(), strict=True):
-            color = COLORS[paper.same_side(row.lift_low, row.lift_high, lift)]
+            verdict = paper.same_side(row.lift_low, row.lift_high, lift)
+            color, marker = VERDICTS.get(verdict, VERDICTS["not shown"])
             y = rank[tuple(key)]
             ax.plot([row.lift_low, row.lift_high], [y, y], color=color, lw=1.1, solid_capstyle="butt")
-            ax.plot(row.lift, y, marker="o", ms=3, color=color)
+            ax.plot(row.lift, y, marker=marker, ms=3, color=color)
         ax.axvline(0, color="0.75", lw=0.8, zorder=0)
         ax.axvline(lift, color=PAPER, ls=(0, (3, 2)), lw=1.0, zorder=0)
         ax.set(title=statistic.short, xlabel="lift over random (%)")
@@ -63,7 +63,10 @@ def draw(frame: pd.DataFrame) -> Figure:
     for at in np.flatnonzero(order[names[0]].ne(order[names[0]].shift()))[1:]:
         for ax in axes:
             ax.axhline(at - 0.5, color="0.6", lw=0.5)
-    handles = [axes[0].plot([], [], color=COLORS[key], marker="o", ms=3, label=MEANING[key])[0] for key in MEANING]
+    handles = [
+        axes[0].plot([], [], color=color, marker=marker, ms=3, label=MEANING[verdict])[0]
+        for verdict, (color, marker) in VERDICTS.items()
+    ]
     handles.append(axes[0].plot([], [], color=PAPER, ls=(0, (3, 2)), label="paper")[0])
     fig.legend(handles=handles, loc="outside lower center", ncols=4)
     return fig

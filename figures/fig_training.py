@@ -71,7 +71,7 @@ def _panel(ax: Axes, own: pd.DataFrame, name: str, factor: float, color: str, wi
     summary = factor * over_seeds(own, name)
     if own["seed"].nunique() > 1 and len(summary) < 30:  # raw points only where they can be told apart
         ax.plot(own["step"], factor * own[name], ls="", marker=".", ms=2, alpha=0.35, color=color, mew=0)
-    ax.plot(summary.index, summary["mean"], color=color)
+    ax.plot(summary.index, summary["mean"], color=color, marker="o" if len(summary) < 12 else None, ms=2.5)
     if summary["low"].notna().any():
         ax.fill_between(summary.index, summary["low"], summary["high"], color=color, alpha=0.12, lw=0)
     if with_ratchet:

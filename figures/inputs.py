@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +15,7 @@ MAKERS = {  # result file: the stage that writes it
     "model.json": "model",
     "responses.jsonl": "responses",
     "tokens.parquet": "couplings",
+    "token_credit.parquet": "credit",
     "maps.npz": "signals",
     "couplings.json": "couplings",
     "sensitivity.csv": "couplings",
@@ -36,6 +38,7 @@ TABLES = (
     "table10_layers",
     "table20_overlap",
     "table_sensitivity",
+    "summary",
     "training",
     "training_extended",
     "ablations",
@@ -80,6 +83,13 @@ class Results:
     def tokens(self) -> pd.DataFrame:
         """One row a token of a sampled response: text, entropy (nats), WAAD (tokens), FAI, peaks."""
         return pd.read_parquet(self._path("tokens.parquet"))
+
+    @cached_property
+    def credited_tokens(self) -> pd.DataFrame:
+        """`tokens` with a column `gamma`: the factor on the advantage that coupled-rhythm credit would give."""
+        tokens = self.tokens
+        credit = pd.read_parquet(self._path("token_credit.parquet"), columns=["response", "t", "gamma"])
+        return tokens.merge(credit, on=["response", "t"], how="left", validate="one_to_one")
 
     @cached_property
     def maps(self) -> dict:
@@ -130,6 +140,10 @@ class Results:
     def experiment(self, name: str) -> dict:
         """Final accuracies of `training`, `training_extended` or `ablations`, with intervals over seeds."""
         return read_json(self._path(f"{name}.json"))
+
+    def experiments(self, names: Iterable[str]) -> dict[str, dict]:
+        """Those of `names` that have been run."""
+        return {name: self.experiment(name) for name in names if self.has(name)}
 
     def curves(self, name: str) -> pd.DataFrame:
         """One row a run and step of `training` or `training_extended`."""

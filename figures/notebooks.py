@@ -14,6 +14,7 @@ import nbformat
 import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
 
 from evaluation.artifacts import ReproError, Run, write_text
 
@@ -26,9 +27,9 @@ OF_OPTIONAL_STAGES = {"03_training.ipynb": "training.json"}  # left out where th
 
 def run(run: Run) -> None:
     """Execute every notebook that there are results for, with its parameter `results` set to this run's folder."""
-    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-        if (needed := OF_OPTIONAL_STAGES.get(notebook.name)) and not (run.root / needed).exists():
-            continue
+    left_out = {name for name, needed in OF_OPTIONAL_STAGES.items() if not (run.root / needed).exists()}
+    chosen = [notebook for notebook in sorted(NOTEBOOKS.glob("*.ipynb")) if notebook.name not in left_out]
+    for notebook in tqdm(chosen, desc="notebooks", unit="notebook"):
         # The kernel works in notebooks/, as it does when the notebook is opened by hand.
         results = Path(os.path.relpath(run.root.resolve(), NOTEBOOKS)).as_posix()
         write_text(run.path("notebooks", notebook.name), execute(notebook, {"results": results}))

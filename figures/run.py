@@ -12,6 +12,7 @@ from figures import (
     fig_accuracy,
     fig_credit,
     fig_sensitivity,
+    fig_summary,
     fig_training,
     style,
     table1_perturbation,
@@ -22,6 +23,7 @@ from figures import (
     table10_layers,
     table20_overlap,
     table_sensitivity,
+    table_summary,
     table_training,
     tables,
     token_view,
@@ -34,8 +36,12 @@ FIGURES = {
     "fig9_tokens": lambda data: fig9_tokens.draw(data.tokens, data.maps["response"]),
     "fig_sensitivity": lambda data: fig_sensitivity.draw(data.sensitivity),
     "fig_accuracy": lambda data: fig_accuracy.draw(data.evaluations),
+    "fig_summary": lambda data: fig_summary.draw(TABLES["summary"](data, 0).facts),
 }
 TABLES = {
+    "summary": lambda data, seed: table_summary.make(
+        data.couplings, data.perturbation, data.evaluations, data.experiments(EXPERIMENTS), data.model, seed
+    ),
     "table1_perturbation": lambda data, seed: table1_perturbation.make(data.perturbation, data.model, seed),
     "table2_couplings": lambda data, seed: table2_couplings.make(data.couplings, data.model, seed),
     "table3_puzzles": lambda data, seed: table3_puzzles.make(data.evaluations, data.model),
@@ -76,7 +82,7 @@ def run(run: Run) -> None:
             if name != "ablations":
                 style.save(fig_training.draw(data.curves(name)), run.path("figures", f"fig_{name}"))
     page = run.path("token_heatmap.html")
-    attempt(page.name, lambda: write_text(page, token_view.page(data.tokens, data.responses, data.model)))
+    attempt(page.name, lambda: write_text(page, token_view.page(data.credited_tokens, data.responses, data.model)))
     if missing:
         files = {error.path: error.stage for error in missing.values()}
         lacks = "; ".join(f"{path} (stage '{stage}' writes it)" for path, stage in files.items())

@@ -48,7 +48,7 @@ SIGNALS = {
     "fai": Signal("FAI", "mean attention", RED, "mean attention received from later tokens, global heads (Eq. 10)"),
     "entropy": Signal("Entropy", "nats", GREEN, "entropy of the distribution the token was drawn from"),
     "receiver_fai": Signal("Receiver FAI", "mean attention", PURPLE, "mean attention received, receiver heads"),
-    "gamma": Signal("Credit γ", "factor", ORANGE, "factor on the advantage (Eqs. 15-19)"),
+    "gamma": Signal("Credit γ", "factor", ORANGE, "factor on the advantage (coupled-rhythm credit, Eqs. 16-19)"),
 }
 PEAKS = {"waad": "waad_peak", "fai": "fai_peak", "entropy": "entropy_peak", "receiver_fai": "receiver_peak"}
 
@@ -59,6 +59,11 @@ STRATEGIES = {
     "local_chunk": BLUE,
     "global_anchor": RED,
     "coupled_rhythm": BLACK,
+}
+VERDICTS = {  # of a claim: colour, and a marker that says the same without colour
+    "yes": (BLUE, "o"),
+    "not shown": (GREY, "s"),
+    "opposite": (RED, "X"),
 }
 GROUPS = {"top": RED, "bottom": SKY, "matched": GREY}  # groups of perturbed positions, by FAI
 

@@ -61,7 +61,7 @@ def shown(facts: pd.DataFrame) -> pd.DataFrame:
         digits = 1 if row["unit"] == "%" else 3
         rows.append(
             {
-                "Quantity": _label(row),
+                "Quantity": label(row),
                 "Ours [95%]": estimate(row["value"], row["low"], row["high"], digits),
                 "Problems": count(row["n_problems"]),
                 "Positions": count(row["n_positions"]),
@@ -73,7 +73,7 @@ def shown(facts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _label(row: dict) -> str:
+def label(row: dict) -> str:
     if row["measure"] == "pr_less":
         return f"Pr(high FAI < {GROUPS[row['against']]}), % of problems"
     if row["measure"] == "difference":
@@ -107,5 +107,5 @@ def reading(facts: pd.DataFrame) -> str:
         digits = 1 if row["unit"] == "%" else 3
         theirs = "" if row["paper"] != row["paper"] else f" (paper: {number(row['paper'], digits)})"
         ours = estimate(row["value"], row["low"], row["high"], digits)
-        lines.append(f"- **{_label(row)}**: {ours}{theirs}, {words[row['same_sign']]}.")
+        lines.append(f"- **{label(row)}**: {ours}{theirs}, {words[row['same_sign']]}.")
     return "\n".join(lines)

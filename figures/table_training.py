@@ -26,6 +26,13 @@ PAPER = {
 }
 
 
+SETTINGS = {  # of an ablation table: where Table 4 has its GRPO and its random credit
+    "table5_ablation": "qwen3_8b_base_1k",
+    "table7a_sign": "qwen3_8b_base_1k",
+    "table9_layer_range": "qwen3_4b_base_1k",
+}
+
+
 def papers_number(variant: str) -> float:
     """The paper's accuracy in percent: Countdown for a strategy (Table 3), the mean of five benchmarks for an ablation.
 
@@ -37,6 +44,17 @@ def papers_number(variant: str) -> float:
     if variant in PAPER:
         table, row = PAPER[variant]
         return float(paper.reported()[table][row][-1])
+    return float("nan")
+
+
+def papers_gain(variant: str, baseline: str) -> float:
+    """What `variant` gains over `baseline` (grpo or random) in the paper, in points; NaN where it does not say."""
+    strategies = paper.reported()["table3_puzzles_qa"]
+    if variant in strategies:
+        return papers_number(variant) - papers_number(baseline)
+    if variant in PAPER:
+        setting = SETTINGS[PAPER[variant][0]]
+        return papers_number(variant) - paper.reported()["table4_math"][setting][baseline][-1]
     return float("nan")
 
 

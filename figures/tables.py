@@ -23,7 +23,8 @@ class Table:
 
     def markdown(self) -> str:
         """The table as a Markdown section."""
-        return f"**{self.title}**\n\n{self.shown.to_markdown(index=False, disable_numparse=True)}\n\n{self.note}\n"
+        cells = self.shown.map(lambda cell: str(cell).replace("|", r"\|"))  # a bare bar would end the cell
+        return f"**{self.title}**\n\n{cells.to_markdown(index=False, disable_numparse=True)}\n\n{self.note}\n"
 
     def latex(self) -> str:
         """The table as a LaTeX float; needs the package booktabs."""

@@ -1,33 +1,26 @@
 """Fig. 9 as a page: every response, any signal, values under the pointer. One HTML file that opens offline.
 
-The page (token_view.html) carries its data as JSON in which `<`, `>` and `&` are escaped, and shows text through
-textContent only: a model may write anything, a script tag included. Its content policy lets it reach nothing outside
-the file.
+The page carries its data as JSON and shows text through textContent only (see pages.py). The report has the same view
+among its sections: templates/tokens.html is both.
 """
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 
+from figures import pages
 from figures.style import PEAKS, SIGNALS
-
-TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 def page(tokens: pd.DataFrame, responses: pd.DataFrame, model: dict) -> str:
     """The HTML page of all sampled responses. A signal without a column in `tokens` is left out."""
-    payload = json.dumps(_payload(tokens, responses, model), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        payload = payload.replace(character, f"\\u{ord(character):04x}")
-    return TEMPLATE.read_text(encoding="utf-8").replace("@DATA@", payload)
+    return pages.render("token_view.html", payload=pages.as_json(payload(tokens, responses, model)))
 
 
-def _payload(tokens: pd.DataFrame, responses: pd.DataFrame, model: dict) -> dict:
+def payload(tokens: pd.DataFrame, responses: pd.DataFrame, model: dict) -> dict:
+    """What the page's script reads. A response that `responses` lacks is shown without its question."""
     names = [name for name in ("waad", "fai", "entropy", "receiver_fai", "gamma") if name in tokens]
     sampled = responses[responses["kind"] == "sampled"].drop_duplicates("problem_id").set_index("problem_id")
     sampled.index = sampled.index.astype(str)
@@ -38,7 +31,7 @@ def _payload(tokens: pd.DataFrame, responses: pd.DataFrame, model: dict) -> dict
         question = "" if facts is None else facts["question"]
         shown.append(
             {
-                "label": _shortened(f"{number}. {response}: {question}"),
+                "label": _shortened(f"{number}. {response}" + (f": {question}" if question else "")),
                 "question": question,
                 "outcome": "" if facts is None else _outcome(facts),
                 "start": int(rows["t"].iloc[0]),
@@ -63,7 +56,7 @@ def _signal(name: str, values: pd.Series) -> dict:
         "key": name,
         "label": signal.label,
         "unit": signal.unit,
-        "suffix": "" if name in ("fai", "receiver_fai") else f" {signal.unit}",
+        "suffix": f" {signal.unit}" if signal.unit in ("tokens", "nats") else "",
         "meaning": signal.meaning,
         "rgb": " ".join(str(round(255 * part)) for part in to_rgb(signal.color)),
         "low": low,

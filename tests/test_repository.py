@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import reproduce
 from figures import readme
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,29 +49,6 @@ def test_every_function_test_and_file_that_the_readme_names_is_there():
 def test_every_equation_of_section_4_is_mapped():
     for number in (7, 8, 9, 10, 11):
         assert re.search(rf"^\| .*Eq\. {number}\b.*tests/analysis/test_", README, re.MULTILINE), number
-
-
-def test_every_command_of_the_readme_is_understood():
-    """Profiles and stages exist; module commands have a help."""
-    commands = [line.split("#")[0].split() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-                for line in block.strip().splitlines()]  # fmt: skip
-    assert ["./reproduce.sh"] in commands and ["./reproduce.sh", "test"] in commands
-    for program, *arguments in commands:
-        if program == "./reproduce.sh" and arguments[:1] != ["test"] and "FOLDER" not in arguments:
-            if arguments != ["--help"]:
-                assert reproduce.main([*arguments, *([] if "--dry-run" in arguments else ["--dry-run"])]) == 0
-        elif program == "python":
-            done = subprocess.run(
-                [sys.executable, "-m", arguments[1], "--help"], cwd=ROOT, capture_output=True, text=True, check=False
-            )
-            options = [argument for argument in arguments if argument.startswith("--")]
-            assert done.returncode == 0 and all(option in done.stdout for option in options)
-
-
-def test_the_example_of_the_readme_runs(tiny_model_folder, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code.replace("Qwen/Qwen3-0.6B", tiny_model_folder), "README.md", "exec"), {})
-    assert "nan" in capsys.readouterr().out
 
 
 def test_no_arrow_goes_up():

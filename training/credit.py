@@ -20,6 +20,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from evaluation.artifacts import NotFinite
+
 # The signals that each strategy reads.
 SIGNALS = {
     "uniform": (),
@@ -230,7 +232,10 @@ def dominated_anchors(
 
 
 def _within(response: Bool[Tensor, "B N"], name: str, values: Tensor | None, strategy: str) -> Float[Tensor, "B N"]:
-    """A signal in float32, NaN outside the response; ValueError if it is not what the strategy needs."""
+    """A signal in float32, NaN outside the response; ValueError if it is not what the strategy needs.
+
+    NotFinite: it is infinite, or undefined where it must not be.
+    """
     if values is None:
         raise ValueError(f"strategy {strategy!r} needs {name}")
     if values.shape != response.shape:
@@ -239,9 +244,7 @@ def _within(response: Bool[Tensor, "B N"], name: str, values: Tensor | None, str
     later = F.pad(response[:, :-1] & response[:, 1:], (1, 0))  # response tokens but the first
     wrong = values.isinf() if name == "fai" else values.isinf() | (later & values.isnan())
     if bool(wrong.any()):
-        raise ValueError(
-            f"{name} is infinite or undefined within the response of sequence {int(wrong.nonzero()[0, 0])}"
-        )
+        raise NotFinite(f"{name} is infinite or undefined within the response of sequence {int(wrong.nonzero()[0, 0])}")
     return values
 
 

@@ -16,6 +16,7 @@ import signal
 import tomllib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from scipy import stats
 from tqdm import tqdm
 
 from analysis.signals import SignalConfig
-from evaluation.artifacts import Run, UsageError, read_json, read_jsonl, sha256_of, write_json, write_table
+from evaluation.artifacts import ReproError, Run, UsageError, read_json, read_jsonl, sha256_of, write_json, write_table
 from evaluation.generation.base import Generator, SamplingConfig
 from evaluation.generation.hf import HFGenerator
+from evaluation.generation.resumable import generate_in_parts
 from evaluation.grading import grade
 from evaluation.models import load_model, model_sha256
 from evaluation.problems import Problem
@@ -104,12 +106,8 @@ def sampled_accuracy(
     sampling = SamplingConfig(max_new_tokens, temperature=1.0 if samples else 0.0, samples=max(samples, 1), seed=1)
     prompts = [build_prompt_ids(problem, tokenizer) for problem in problems]
     at_once = max(1, batch // sampling.samples)
-    texts = [
-        completion.text
-        for start in range(0, len(prompts), at_once)
-        for completion in generator.generate(prompts[start : start + at_once], sampling)
-    ]
-    right = [grade(problems[i // sampling.samples], text).correct for i, text in enumerate(texts)]
+    completions = generate_in_parts(generator, prompts, sampling, at_once, "generation_batch")
+    right = [grade(problems[i // sampling.samples], c.text).correct for i, c in enumerate(completions)]
     return np.array(right).reshape(len(problems), sampling.samples)
 
 
@@ -154,17 +152,28 @@ def _die_with_parent() -> None:
 def run_all(
     folder: Path, policy: str, configs: Mapping[str, TrainConfig], workers: int, held_out: int, samples: int
 ) -> None:
-    """Every run that is not finished, `workers` at a time, in the order of `configs` (names of folders)."""
+    """Every run that is not finished, `workers` at a time, in the order of `configs` (names of folders).
+
+    A run that fails ends it, once those that are under way have ended. ReproError if a worker dies.
+    """
     todo = [name for name in configs if not (folder / name / "final.json").exists()]
     with (
         tqdm(total=len(configs), initial=len(configs) - len(todo), desc="training", unit="run") as bar,
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent) as pool,
     ):
         jobs = {pool.submit(one_run, folder / name, policy, configs[name], held_out, samples): name for name in todo}
-        for job in as_completed(jobs):
-            job.result()
-            bar.set_postfix_str(jobs[job], refresh=False)
-            bar.update()
+        try:
+            for job in as_completed(jobs):
+                job.result()
+                bar.set_postfix_str(jobs[job], refresh=False)
+                bar.update()
+        except BrokenProcessPool as error:
+            raise ReproError(
+                f"a worker process died, killed or out of memory ({bar.n} of {bar.total} runs are finished and kept); "
+                "the same command goes on from there, fewer workers need less memory"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 # -------------------------------------------------------------------------------------------- stages

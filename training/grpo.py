@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from evaluation.artifacts import NotFinite
+
 EPSILON = 1e-6  # added to a group's standard deviation
 AGGREGATIONS = ("token_mean", "sequence_mean")
 
@@ -23,12 +25,12 @@ def group_advantages(rewards: Float[Tensor, "B"], group_ids: Int[Tensor, "B"]) -
         group_ids: equal for the responses to one prompt; any integers, in any order.
 
     Raises:
-        ValueError: shapes that differ, or a reward that is not finite.
+        ValueError: shapes that differ. NotFinite: a reward that is NaN or infinite.
     """
     if rewards.ndim != 1 or rewards.shape != group_ids.shape:
         raise ValueError(f"rewards {tuple(rewards.shape)} and group_ids {tuple(group_ids.shape)} must both be (B,)")
     if not bool(torch.isfinite(rewards).all()):
-        raise ValueError("a reward is NaN or infinite")
+        raise NotFinite("a reward is NaN or infinite")
     reward = rewards.double()
     _, group, count = group_ids.unique(return_inverse=True, return_counts=True)  # (B,), (groups,)
     zeros = torch.zeros(len(count), dtype=torch.float64, device=reward.device)

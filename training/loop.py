@@ -41,13 +41,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.couplings import counts
 from analysis.peaks import find_peaks
 from analysis.signals import SignalConfig
-from evaluation.artifacts import ReproError, append_jsonl, read_jsonl, resume_jsonl, write_jsonl
+from evaluation.artifacts import NotFinite, ReproError, append_jsonl, read_jsonl, resume_jsonl, write_jsonl
 from evaluation.generation.base import Generator, SamplingConfig
 from evaluation.generation.hf import HFGenerator
 from evaluation.grading import grade
@@ -55,7 +56,7 @@ from evaluation.problems import Problem
 from training import checkpoint
 from training.actors.attn import MODES, AttnActor, Reading
 from training.actors.infer import InferActor, Rollout
-from training.actors.train import OptimConfig, TrainActor, precision
+from training.actors.train import DivergedError, OptimConfig, TrainActor, precision, save_batch
 from training.credit import SIGNALS, CreditConfig, credit_weights, shape_advantages
 from training.grpo import AGGREGATIONS, group_advantages
 
@@ -167,8 +168,9 @@ def train(
             and missing.
         StaleSamplerError: actor_infer's engine does not have the weights that are trained.
         NoCreditError: a credit strategy has never given a gamma other than 1.
-        DivergedError: NaN or inf in a loss or a gradient.
-        ValueError: too few problems, a reward that is not finite, weights that are not float32.
+        DivergedError: NaN or inf in logits, attention, a reward, a loss or a gradient.
+        OutOfMemory: a batch does not fit, nor do its halves.
+        ValueError: too few problems, weights that are not float32.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -238,12 +240,26 @@ class _Run:
     # ----------------------------------------------------------------------------------------- one step
 
     def step(self) -> dict[str, Any]:
-        """Generate, read, reward, credit, update; the record of the step."""
+        """One step; the record of it. DivergedError, and its batch beside the metrics, where NaN or inf turns up."""
+        batch: dict[str, Tensor] = {}
+        try:
+            return self.step_on(batch)
+        except DivergedError:
+            raise  # actor_train has saved its mini-batch
+        except NotFinite as error:
+            path = save_batch(self.folder / f"diverged-step-{self.done + 1:06d}.safetensors", batch)
+            raise DivergedError(f"step {self.done + 1}: {error}; its batch is in {path.name}") from error
+
+    def step_on(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """Generate, read, reward, credit, update. `batch` is given what the step works on, as it comes to be."""
         config, seconds = self.config, {}
         problems = self.batch_of_problems()
         sampling = SamplingConfig(config.max_new_tokens, samples=config.samples_per_prompt, seed=self.sampling_seed())
         with self.phase("generate", seconds), precision(self.model, config.optim.bf16):
-            rollout = self.infer.rollout([self.prompt(p) for p in problems], sampling).to(self.model.device)
+            prompts = [self.prompt(p) for p in problems]
+            batch["prompts"] = pad_sequence([torch.tensor(p) for p in prompts], batch_first=True, padding_value=-1)
+            rollout = self.infer.rollout(prompts, sampling).to(self.model.device)
+            batch |= {name: getattr(rollout, name) for name in ("input_ids", "response", "sampled_logp")}
 
         rhythm_wanted = config.rhythm_every > 0 and self.done % config.rhythm_every == 0
         needed = rhythm_wanted or bool({"waad", "fai"} & set(SIGNALS[config.credit.strategy]))
@@ -260,6 +276,7 @@ class _Run:
         with self.phase("reward", seconds):
             asked = [problem for problem in problems for _ in range(config.samples_per_prompt)]
             rewards = torch.tensor([float(self.reward(*pair)) for pair in zip(asked, rollout.texts, strict=True)])
+            batch["rewards"] = rewards
             groups = torch.arange(len(problems)).repeat_interleave(config.samples_per_prompt)  # (B,)
             raw = group_advantages(rewards, groups).to(self.model.device)  # (B,)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from analysis.signals import SignalConfig
 from evaluation.artifacts import ReproError, UsageError, atomic_folder
 from evaluation.generation.base import GenerationError, Generator
+from evaluation.manifest import locked
 from evaluation.models import load_model
 from evaluation.problems import DataError, load_problems
 from evaluation.prompts import build_prompt_ids
@@ -118,27 +119,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.infer == "vllm":  # a second copy of the weights, pushed after each update
             from evaluation.generation.vllm import VLLMGenerator
 
-            engine = VLLMGenerator.load(options.model)
+            on_gpu = model.device.type == "cuda"
+            engine = VLLMGenerator.load(options.model, dtype="bfloat16" if on_gpu else "float32", sleeps=on_gpu)
         measure = {"samples": 1, "max_new_tokens": config.max_new_tokens, "batch": config.generation_batch}
 
         def evaluate(generator: Generator) -> dict[str, float]:
             return {"sampled": float(sampled_accuracy(generator, tokenizer, test, **measure).mean())}
 
-        records = train(
-            model,
-            tokenizer,
-            problems,
-            folder=options.out,
-            prompt=lambda problem: build_prompt_ids(problem, tokenizer),
-            config=config,
-            evaluate=evaluate,
-            generator=engine,
-            train_actor=train_actor,
-            resume=True,
-        )
-        with atomic_folder(options.out / "model") as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+        with locked(options.out):
+            records = train(
+                model,
+                tokenizer,
+                problems,
+                folder=options.out,
+                prompt=lambda problem: build_prompt_ids(problem, tokenizer),
+                config=config,
+                evaluate=evaluate,
+                generator=engine,
+                train_actor=train_actor,
+                resume=True,
+            )
+            with atomic_folder(options.out / "model") as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
     except (ReproError, DataError, GenerationError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_status", 1)

@@ -8,9 +8,15 @@ from typing import Protocol
 
 import torch
 
+from evaluation.artifacts import NotFinite
+
 
 class GenerationError(RuntimeError):
     """Generation cannot go on (a prompt longer than the context, NaN in the logits); the message says what to do."""
+
+
+class BrokenLogits(NotFinite, GenerationError):
+    """NaN or inf in what a model predicts."""
 
 
 @dataclass(frozen=True)

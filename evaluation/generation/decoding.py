@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from evaluation.generation.base import GenerationError
+from evaluation.generation.base import BrokenLogits, GenerationError
 from evaluation.plain_attention import replaced_attention
 
 _BLOCK = 64  # tokens
@@ -82,7 +82,7 @@ class PrefixDecoder:
         self.length += 1
         logits = out.logits[:, -1].float()
         if not bool(torch.isfinite(logits).all()):
-            raise GenerationError("NaN or inf in the logits: the weights or the number format are broken")
+            raise BrokenLogits("NaN or inf in the logits: the weights or the number format are broken")
         return logits
 
     def _attend(self, module, query, key, value, scale):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from evaluation.artifacts import append_jsonl, resume_jsonl
-from evaluation.generation.base import Generator, SamplingConfig
+from evaluation.generation.base import Completion, Generator, SamplingConfig
+from evaluation.memory import in_halves
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ def complete(
     with tqdm(total=len(requests), initial=len(requests) - len(todo), desc=title, unit="prompt") as bar:
         tokens, started = 0, bar.format_dict["elapsed"]
         for batch in _batches(todo, max(1, batch_size // sampling.samples)):
-            completions = generator.generate([r.prompt_ids for r in batch], sampling)
+            prompts = [r.prompt_ids for r in batch]
+            completions = generate_in_parts(generator, prompts, sampling, len(prompts), "batch_size")
             numbers = [(r.id, s) for r in batch for s in samples]
             new = [{"id": i, "sample": s, **asdict(c)} for (i, s), c in zip(numbers, completions, strict=True)]
             append_jsonl(path, *new)
@@ -50,5 +54,19 @@ def complete(
     return [records[r.id, s] for r in requests for s in samples]
 
 
-def _batches(items: Sequence[Request], size: int) -> Iterable[Sequence[Request]]:
+def generate_in_parts(
+    generator: Generator, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, size: int, setting: str
+) -> list[Completion]:
+    """`generator.generate` with `size` prompts at a time, or with half as many where memory does not suffice.
+
+    setting: the name of what decides `size`. OutOfMemory where the halves do not fit either.
+    """
+    return [
+        completion
+        for part in _batches(prompts, size)
+        for completion in in_halves(lambda few: generator.generate(few, sampling), part, setting)
+    ]
+
+
+def _batches(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
     return (items[i : i + size] for i in range(0, len(items), size))

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from evaluation.artifacts import ReproError
-from evaluation.generation.base import Completion, GenerationError, SamplingConfig
+from evaluation.generation.base import BrokenLogits, Completion, GenerationError, SamplingConfig
 from evaluation.generation.hf import stop_token_ids
 from evaluation.models import resolve_model
 
@@ -43,6 +43,7 @@ class VLLMGenerator:
         tokenizer: anything with `decode` and `eos_token_id`.
         dtype: float32 | bfloat16 | float16, of weights, activations and cached keys and values.
         context: most tokens of prompt and completion together; None: as many as the model has positions for.
+        sleeps: give the GPU's memory back between calls (weights wait in the host's), for a trainer on the same GPU.
         options: passed on to `vllm.LLM` (block_size, max_num_seqs, gpu_memory_utilization, ...).
 
     MissingEngine if vLLM is not installed. On a CPU the threads of the whole process are fixed from here on, at
@@ -56,9 +57,11 @@ class VLLMGenerator:
         *,
         dtype: str = "float32",
         context: int | None = None,
+        sleeps: bool = False,
         **options: Any,
     ):
         vllm = _import_vllm()
+        self.sleeps = sleeps
         folder = Path(folder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.tokenizer = tokenizer
@@ -77,8 +80,11 @@ class VLLMGenerator:
             generation_config="vllm",  # nothing of the model's own sampling settings
             trust_remote_code=False,
             use_tqdm_on_load=False,
+            enable_sleep_mode=sleeps,
             **options,
         )
+        if sleeps:
+            self.llm.sleep(level=1)
         self.context = self.llm.llm_engine.model_config.max_model_len
 
     @classmethod
@@ -121,7 +127,7 @@ class VLLMGenerator:
         token_ids = list(output.token_ids)
         logprobs = [entry[token].logprob for token, entry in zip(token_ids, output.logprobs, strict=True)]
         if not all(map(math.isfinite, logprobs)):
-            raise GenerationError("NaN or inf in the log-probabilities: the weights or the number format are broken")
+            raise BrokenLogits("NaN or inf in the log-probabilities: the weights or the number format are broken")
         return Completion(
             token_ids=token_ids,
             text=self.tokenizer.decode(token_ids, skip_special_tokens=True),
@@ -150,13 +156,17 @@ class VLLMGenerator:
 
     @contextmanager
     def _alive(self) -> Iterator[Any]:
-        """The engine. One that fails is given up: its queue holds the requests that it did not finish."""
+        """The engine, awake. One that fails is given up: its queue holds the requests that it did not finish."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         if self.llm is None:
             raise GenerationError("vLLM's engine has failed before: make a new generator")
         try:
+            if self.sleeps:
+                self.llm.wake_up()
             yield self.llm
+            if self.sleeps:
+                self.llm.sleep(level=1)  # weights to the host's memory; cached keys and values are dropped
         except (EngineDeadError, RuntimeError, AssertionError) as error:
             self.llm = None
             reason = (str(error).strip().splitlines() or [""])[0]

@@ -222,6 +222,8 @@ def write_results(root: Path) -> Path:
     )  # fmt: skip
     tokens = pd.concat([response_tokens(f"p{i}", generator) for i in range(6)], ignore_index=True)
     write_table(root / "tokens.parquet", tokens)
+    gamma = np.where(tokens["fai_peak"], 1.5, 1.0)
+    write_table(root / "token_credit.parquet", tokens[["response", "t", "waad", "fai"]].assign(gamma=gamma))
     write_jsonl(
         root / "responses.jsonl",
         (

@@ -28,7 +28,7 @@ def test_the_untrained_model_stands_alone(evaluations):
     assert (ours["ours"], ours["low"], ours["high"], ours["n_problems"]) == (0.0, 0.0, 16.1, 20)
     assert pd.isna(ours["paper"])
     assert pd.isna(cell(table.facts, "untrained", "crossthink_qa")["ours"])
-    assert table.shown.iloc[0].tolist() == ["—", "untrained", "0.0 [0.0, 16.1] | —", "— | —"]
+    assert table.shown.iloc[0].tolist() == ["—", "untrained", "0.0 [0.0, 16.1] / —", "— / —"]
 
 
 def test_every_strategy_of_the_paper_has_a_row_with_its_numbers(evaluations):
@@ -62,7 +62,7 @@ def test_a_trained_model_stands_beside_every_setting(tmp_path, evaluations):
     both = Results(tmp_path).evaluations
     table = table3_puzzles.make(both, MODEL)
     row = table.shown[table.shown["Strategy"] == "coupled rhythm"].iloc[0]
-    assert row["Countdown"] == "40.0 [22.0, 61.0] | 63.1"
+    assert row["Countdown"] == "40.0 [22.0, 61.0] / 63.1"
     assert len(fig_accuracy.draw(both).axes[0].get_yticks()) == 3
 
 

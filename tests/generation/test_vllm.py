@@ -6,14 +6,17 @@ Weights are compared by log-probabilities in float32, not by text: the old head'
 import importlib.util
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from evaluation.generation import vllm as vllm_module
 from evaluation.generation.base import GenerationError, SamplingConfig
 from evaluation.generation.hf import HFGenerator
+from evaluation.generation.resumable import Request, complete
 from evaluation.generation.vllm import MissingEngine, VLLMGenerator
 from evaluation.manifest import ROOT
 from evaluation.models import DEFAULT_MODEL, load_model
@@ -101,6 +104,36 @@ def test_both_environments_have_the_same_packages_but_for_what_vllm_wants_older(
     assert all(vllm.values())
     assert {name for name in main.keys() & vllm.keys() if main[name] != vllm[name]} == {"lark", "numpy", "setuptools"}
     assert not vllm.keys() & {"torchvision", "torchaudio", "torchcodec"}
+
+
+@needs_vllm
+def test_an_engine_that_sleeps_is_awake_for_each_call_and_no_longer(tmp_path, monkeypatch):
+    """With a stand-in for the engine: sleep mode needs a GPU."""
+    made, heard = {}, []
+
+    class Engine:
+        llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=128))
+
+        def __init__(self, **options):
+            made.update(options)
+
+        def generate(self, *arguments, **options):
+            return []
+
+        def __getattr__(self, name):
+            return lambda *arguments, **options: heard.append((name, options)) if name != "__deepcopy__" else None
+
+    model = make("tied-qwen3")
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(vllm_module, "_import_vllm", lambda: SimpleNamespace(LLM=Engine))
+    generator = VLLMGenerator(tmp_path, Letters(), sleeps=True)
+    assert made["enable_sleep_mode"]
+    asleep, awake = ("sleep", {"level": 1}), ("wake_up", {})
+    assert heard == [asleep]
+    generator.generate([[1, 2]], GREEDY)
+    assert heard == [asleep, awake, asleep]
+    generator.update_weights(model.named_parameters())
+    assert [name for name, _ in heard[3:]][:2] == ["wake_up", "collective_rpc"] and heard[-1] == asleep
 
 
 @needs_vllm
@@ -204,6 +237,29 @@ def test_an_engine_that_fails_is_given_up(pair, monkeypatch):
     with pytest.raises(GenerationError, match="failed before"):
         generator.generate(prompts(), GREEDY)
     generator.llm = engine
+
+
+@needs_vllm
+def test_an_engine_that_dies_in_the_middle_loses_its_batch_and_no_other(pair, tmp_path, monkeypatch):
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    _, generator = pair
+    requests = [Request(str(number), prompt) for number, prompt in enumerate(prompts())]
+    expected = complete(generator, requests, GREEDY, tmp_path / "undisturbed", 1, "t")
+    engine, generate, calls = generator.llm, generator.llm.generate, []
+
+    def die(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise EngineDeadError
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "generate", die)
+    with pytest.raises(GenerationError, match=r"engine failed \(EngineDeadError.*finished batches are kept"):
+        complete(generator, requests, GREEDY, tmp_path / "partial", 1, "t")
+    generator.llm = engine  # stands for a new one
+    assert complete(generator, requests, GREEDY, tmp_path / "partial", 1, "t") == expected
+    assert len(calls) == 3 + 2
 
 
 @needs_vllm

@@ -39,6 +39,9 @@ def run(folder: Path, *overrides: str) -> list[dict]:
         f"trainer.default_local_dir={folder}/checkpoints",
         "trainer.logger=[console,file]",
         "trainer.v1.trainer_mode=rhythm_dump",
+        # Small steps: further from its weights, which are bfloat16 numbers, the policy has tokens whose probability two
+        # float32 passes agree on to 1e-5 only. One stale update would still show as 1e-2.
+        "actor_rollout_ref.actor.optim.lr=1e-5",
         *overrides,
     ]
     needed = environment(chosen)

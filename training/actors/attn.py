@@ -21,6 +21,7 @@ from analysis.entropy import output_head, response_entropy
 from analysis.forward import forward_statistics
 from analysis.heads import select_layers
 from analysis.signals import SignalConfig, Signals, attention_signals, combine_heads
+from evaluation.memory import in_halves
 from training.actors.infer import Rollout
 from training.actors.train import by_length, precision
 
@@ -60,11 +61,15 @@ class AttnActor:
         Sequences are read in groups of like length, each cut to its longest; what stands in whose group changes nothing
         but rounding.
         """
-        parts = []
+        tensors = (rollout.input_ids, rollout.attention, rollout.response)
+        parts: list[Reading] = []
         groups = list(by_length(rollout.attention, self.batch))
         for rows, width in groups:
-            part = [x[rows, :width] for x in (rollout.input_ids, rollout.attention, rollout.response)]
-            parts.append(self._read(*part, signals))
+            parts += in_halves(
+                lambda few, width=width: [self._read(*(x[few, :width] for x in tensors), signals)],
+                rows,
+                "forward_batch",
+            )
         rows = torch.cat([rows for rows, _ in groups])
         width = rollout.input_ids.shape[1]
         old_logp, entropy = (

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluation.generation.base import Completion, Generator, SamplingConfig
+from evaluation.generation.resumable import generate_in_parts
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,7 @@ class InferActor:
     def rollout(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> Rollout:
         """`sampling.samples` responses to each prompt (token ids), prompt by prompt."""
         at_once = max(1, self.batch // sampling.samples)
-        completions = [
-            completion
-            for start in range(0, len(prompts), at_once)
-            for completion in self.generator.generate(prompts[start : start + at_once], sampling)
-        ]
+        completions = generate_in_parts(self.generator, prompts, sampling, at_once, "generation_batch")
         return collate([p for p in prompts for _ in range(sampling.samples)], completions, self.pad_id)
 
     def sync(self, model: PreTrainedModel) -> None:

@@ -16,12 +16,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from analysis.entropy import output_head
-from evaluation.artifacts import ReproError, atomic_path
+from evaluation.artifacts import NotFinite, atomic_path
+from evaluation.memory import halved_once
 from training.grpo import policy_loss
 
 
-class DivergedError(ReproError):
-    """A loss or a gradient that is not finite; the message says where the batch was saved."""
+class DivergedError(NotFinite):
+    """NaN or inf that has stopped a step; the message says where its batch was saved."""
 
 
 @dataclass(frozen=True)
@@ -121,22 +122,28 @@ class TrainActor:
         useful = ((advantages != 0) & response).any(1).nonzero()[:, 0]  # NaN != 0
         position = torch.arange(1, response.shape[1] + 1, device=response.device)
         reach = position <= (response * position).amax(1, keepdim=True)  # (B, N): up to the last response token
-        for parameter in self.parameters:  # zeros, not None: momentum moves the weights even without a gradient
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+
+        def gradients(micro_batch: int) -> tuple[list[float], list[dict[str, float]]]:
+            for parameter in self.parameters:  # zeros, not None: momentum moves the weights even without a gradient
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+            losses, parts = [], []
+            for rows, width in by_length(reach[useful], micro_batch):
+                chosen = useful[rows]
+                ids, mask, old, advantage = (x[chosen, :width] for x in batch.values())
+                with precision(self.model, self.config.bf16):
+                    logp = response_logp(self.model, ids, mask)
+                loss, metrics = policy_loss(logp, old, advantage, mask, denominator=denominator, **self.loss_options)
+                # an infinite ratio may be clipped from the loss
+                if not bool(torch.isfinite(loss + metrics["approx_kl"])):
+                    self._refuse("loss", {name: x[chosen] for name, x in batch.items()})
+                loss.backward()
+                losses.append(loss.item())
+                parts.append({name: value.item() for name, value in metrics.items()})
+            return losses, parts
 
         self.model.train()
-        losses, parts = [], []
-        for rows, width in by_length(reach[useful], self.config.micro_batch):
-            chosen = useful[rows]
-            ids, mask, old, advantage = (x[chosen, :width] for x in batch.values())
-            with precision(self.model, self.config.bf16):
-                logp = response_logp(self.model, ids, mask)
-            loss, metrics = policy_loss(logp, old, advantage, mask, denominator=denominator, **self.loss_options)
-            if not bool(torch.isfinite(loss + metrics["approx_kl"])):  # an infinite ratio may be clipped from the loss
-                self._refuse("loss", {name: x[chosen] for name, x in batch.items()})
-            loss.backward()
-            losses.append(loss.item())
-            parts.append({name: value.item() for name, value in metrics.items()})
+        at_once = max(1, min(self.config.micro_batch, len(useful)))
+        losses, parts = halved_once(gradients, at_once, "micro_batch")
         self.model.eval()
 
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip)
@@ -161,10 +168,15 @@ class TrainActor:
 
     def _refuse(self, what: str, batch: dict[str, Tensor]) -> None:
         self.model.eval()
-        path = self.folder / f"diverged-{self.steps:06d}.safetensors"
-        with atomic_path(path) as temporary:
-            save_file({name: x.contiguous().cpu() for name, x in batch.items()}, temporary)
+        path = save_batch(self.folder / f"diverged-{self.steps:06d}.safetensors", batch)
         raise DivergedError(f"gradient step {self.steps}: NaN or inf in the {what}; its batch is in {path.name}")
+
+
+def save_batch(path: Path, batch: dict[str, Tensor]) -> Path:
+    """Keep what broke a step, for a person to look at: `safetensors.torch.load_file` reads it."""
+    with atomic_path(path) as temporary:
+        save_file({name: x.contiguous().cpu() for name, x in batch.items()}, temporary)
+    return path
 
 
 def combine(parts: list[dict[str, float]]) -> dict[str, float]:

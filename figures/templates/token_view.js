@@ -1,75 +1,3 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>Token view</title>
-<style>
-:root { --back: #fff; --ink: #16181d; --soft: #5a606b; --line: #d5d9e0; --panel: #f5f6f8; --mark: #16181d; }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #14161a; --ink: #eceef2; --soft: #a3a9b5; --line: #3a3f49; --panel: #1e2127; --mark: #fff; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; min-height: 100vh; display: flex; flex-direction: column; padding: 1rem 1rem 0; background: var(--back); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.25rem; margin: 0; }
-p { margin: .4rem 0; }
-.soft { color: var(--soft); font-size: .875rem; overflow-wrap: anywhere; }
-.row { display: flex; flex-wrap: wrap; gap: .4rem .9rem; align-items: center; margin: .5rem 0; }
-select, button { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--line); border-radius: 6px;
-  padding: .35rem .6rem; min-height: 2.5rem; }
-select { flex: 1 1 12rem; min-width: 0; max-width: 26rem; }
-[role=radiogroup] { display: flex; flex-wrap: wrap; gap: 0 .9rem; align-items: center; }
-label { display: inline-flex; gap: .35rem; align-items: center; min-height: 2.2rem; }
-input { width: 1.05rem; height: 1.05rem; margin: 0; accent-color: rgb(var(--rgb)); }
-.scale { display: flex; gap: .5rem; align-items: center; font-size: .875rem; }
-.bar { width: 8rem; height: .8rem; border: 1px solid var(--line);
-  background: linear-gradient(90deg, rgb(var(--rgb) / 0), rgb(var(--rgb) / .7)); }
-#question { white-space: pre-wrap; border-left: 3px solid var(--line); padding-left: .7rem; }
-#tokens { white-space: pre-wrap; overflow-wrap: anywhere; font: 15px/1.9 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
-  border: 1px solid var(--line); border-radius: 6px; padding: .6rem; margin: .4rem 0; }
-#tokens span { background: rgb(var(--rgb) / var(--a, 0)); padding: .15em 0; cursor: default; }
-#tokens span.undefined { color: var(--soft); font-style: italic; }
-#tokens.peaks span.peak { box-shadow: inset 0 -2px 0 var(--mark); font-weight: 700; }
-#tokens span.active { outline: 2px solid var(--mark); outline-offset: 1px; border-radius: 2px; }
-:focus-visible { outline: 3px solid rgb(var(--rgb)); outline-offset: 2px; }
-#detail { position: sticky; bottom: 0; background: var(--panel); border: 1px solid var(--line); border-bottom: 0;
-  border-radius: 8px 8px 0 0; padding: .5rem .8rem; margin: auto -.3rem 0; min-height: 5.6rem; }
-#detail strong { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
-dl { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; margin: .2rem 0 0; font-size: .9rem; }
-dl div { display: flex; gap: .35rem; }
-dt { color: var(--soft); }
-dd { margin: 0; font-variant-numeric: tabular-nums; }
-</style>
-</head>
-<body>
-<header>
-  <h1>Token view</h1>
-  <p class="soft" id="about"></p>
-</header>
-<main>
-  <div class="row">
-    <label for="response">Response</label><select id="response"></select>
-    <button type="button" id="previous">Previous</button><button type="button" id="next">Next</button>
-  </div>
-  <div class="row">
-    <div id="signals" role="radiogroup" aria-labelledby="colour"><span id="colour">Colour</span></div>
-    <label><input type="checkbox" id="peaks" checked> mark peaks</label>
-  </div>
-  <div class="scale"><span id="low"></span><span class="bar"></span><span id="high"></span><span id="unit"></span></div>
-  <p class="soft" id="meaning"></p>
-  <p id="question"></p>
-  <p class="soft" id="outcome"></p>
-  <div id="tokens" role="listbox" aria-label="Tokens of the response" aria-orientation="horizontal" tabindex="0" class="peaks"></div>
-  <p class="soft">Point at a token, tap it, or use the arrow keys in the text; N and P go to the next and previous peak. Bold and
-    underlined: a peak of the colour's signal. Grey italics: that signal is undefined there.</p>
-</main>
-<section id="detail" aria-live="polite" aria-label="Token"><strong id="token"></strong><dl id="values"></dl></section>
-<noscript>This page needs JavaScript; everything it shows is inside this file.</noscript>
-<script type="application/json" id="data">@DATA@</script>
-<script>
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = id => document.getElementById(id);
@@ -113,7 +41,7 @@ function show(index) {
 function paint() {
   const signal = data.signals[state.signal], response = data.responses[state.response];
   const values = response.values[signal.key], peaks = response.peaks[signal.key] || [];
-  document.documentElement.style.setProperty("--rgb", signal.rgb);
+  at("token-view").style.setProperty("--rgb", signal.rgb);
   at("low").textContent = signal.low;
   at("high").textContent = signal.high;
   at("unit").textContent = signal.unit;
@@ -122,7 +50,7 @@ function paint() {
   spans.forEach((span, t) => {
     const value = values[t];
     const share = value === null ? 0 : Math.min(1, Math.max(0, (value - signal.low) / (signal.high - signal.low)));
-    span.style.setProperty("--a", (0.7 * share).toFixed(3));
+    span.style.setProperty("--share", share.toFixed(3));
     span.classList.toggle("undefined", value === null);
     span.classList.toggle("peak", marked.has(t));
   });
@@ -190,6 +118,3 @@ at("previous").addEventListener("click", () => show(state.response - 1));
 at("next").addEventListener("click", () => show(state.response + 1));
 at("peaks").addEventListener("change", event => at("tokens").classList.toggle("peaks", event.target.checked));
 show(0);
-</script>
-</body>
-</html>

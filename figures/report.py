@@ -1,0 +1,139 @@
+"""The report of a profile: every table and figure, the training curves and the token view on one page.
+
+    ./reproduce.sh report [PROFILE]
+
+It is made from the files below results/PROFILE and opens offline: pictures are data URIs, style and script stand in the
+page. What a result file is missing for is left out, with a sentence that says which command makes it.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+from markupsafe import Markup
+from PIL import Image
+
+from evaluation.artifacts import Run, read_json, write_text
+from figures import pages, table_training, token_view
+from figures.inputs import MissingResult, Results
+from figures.report_text import CAPTIONS, SECTIONS, TOKENS, Section
+from figures.run import EXPERIMENTS, TABLES
+
+# Stages that run when asked for, and how that is said.
+TAKE_HOURS = {"training_extended": "training --extended", "ablations": "ablations"}
+
+
+def write(run: Run, page: Path) -> None:
+    """The report of `run.root` into `page`."""
+    write_text(page, render(run))
+
+
+def render(run: Run) -> str:
+    """The page."""
+    data = Results(run.root)
+    payload, missing = _tokens(data, run)
+    return pages.render(
+        "report.html",
+        profile=run.profile,
+        model=data.model,
+        sections=[_section(section, data, run) for section in SECTIONS],
+        payload=payload,
+        tokens_anchor=TOKENS,
+        tokens_missing=missing,
+        stages=_stages(run.root),
+    )
+
+
+def _section(section: Section, data: Results, run: Run) -> dict:
+    items = [(_figure if name.startswith("fig") else _table)(name, data, run) for name in section.names]
+    return {
+        "anchor": section.anchor,
+        "title": section.title,
+        "text": section.text,
+        "items": [item for item in items if item is not None],
+    }
+
+
+def _figure(name: str, data: Results, run: Run) -> dict | None:
+    """None for a figure of an experiment that was not run: the experiment's table says so."""
+    path = data.root / "figures" / f"{name}.png"
+    if not path.is_file():
+        experiment = name.removeprefix("fig_").removeprefix("credit_")
+        unmade = experiment in EXPERIMENTS and not data.has(experiment)
+        return None if unmade else _missing(f"figures/{name}.png", "figures", run)
+    with Image.open(path) as image:
+        width, height = image.size
+    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    caption = CAPTIONS[name]
+    return {"kind": "figure", "name": name, "source": source, "width": width, "height": height, "caption": caption}
+
+
+def _table(name: str, data: Results, run: Run) -> dict:
+    try:
+        if name in EXPERIMENTS:
+            table = table_training.make(data.experiment(name), EXPERIMENTS[name])
+        else:
+            table = TABLES[name](data, run.seed)
+    except MissingResult as error:
+        return _missing(error.path.name, error.stage, run)
+    rows = table.shown.astype(str).to_numpy().tolist()
+    columns = list(table.shown.columns)
+    return {"kind": "table", "name": name, "title": table.title, "note": table.note, "columns": columns, "rows": rows}
+
+
+def _missing(what: str, stage: str, run: Run) -> dict:
+    """A sentence in the place of a figure or a table."""
+    if stage in EXPERIMENTS and stage not in run.config:
+        text, command = f"Profile {run.profile} has no {stage.replace('_', ' ')} runs.", ""
+    else:
+        text = f"{what} is not here. This makes it{', in hours' if stage in TAKE_HOURS else ''}:"
+        command = f"./reproduce.sh {run.profile} --stage {TAKE_HOURS.get(stage, stage)}"
+    return {"kind": "missing", "text": text, "command": command}
+
+
+def _tokens(data: Results, run: Run) -> tuple[Markup | None, list[dict]]:
+    """The token view's data, None where there are no tokens, and a sentence for each thing that it lacks."""
+    missing = []
+    try:
+        tokens = data.tokens
+    except MissingResult as error:
+        return None, [_missing(error.path.name, error.stage, run)]
+    try:
+        tokens = data.credited_tokens
+    except MissingResult as error:
+        missing.append(_missing(f"γ is left out: {error.path.name}", error.stage, run))
+    try:
+        responses = data.responses
+    except MissingResult as error:
+        responses = pd.DataFrame(columns=["kind", "problem_id", "question"])
+        missing.append(_missing(f"The questions are left out: {error.path.name}", error.stage, run))
+    return pages.as_json(token_view.payload(tokens, responses, data.model)), missing
+
+
+def _stages(root: Path) -> list[tuple[str, ...]]:
+    """What made the results: one row a stage of the manifest, as they were made."""
+    path = root / "manifest.json"
+    entries = read_json(path) if path.is_file() else {}
+    return [
+        (
+            stage,
+            f"{datetime.fromisoformat(entry['started']):%Y-%m-%d %H:%M} UTC",
+            f"{entry['wall_seconds'] / 60:.1f}",
+            _commit(entry["git"]),
+            _machine(entry["hardware"]),
+        )
+        for stage, entry in sorted(entries.items(), key=lambda pair: pair[1]["started"])
+    ]
+
+
+def _commit(git: dict | None) -> str:
+    if git is None:
+        return "no repository"
+    return f"{git['commit'][:12]}{' and changes' if git['dirty'] else ''}"
+
+
+def _machine(hardware: dict) -> str:
+    return ", ".join(hardware["gpus"]) or f"{hardware['cores']} cores, {hardware['cpu']}"

@@ -1,0 +1,287 @@
+"""kill -9, at any moment and as often as one likes, costs time and nothing else."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from evaluation import artifacts
+from evaluation.artifacts import sha256_file
+from evaluation.manifest import ROOT
+
+KILLS = 20
+SEED = 8
+
+
+# --- one file -------------------------------------------------------------------------------------------------------
+
+OLD, NEW = {"state": "old"}, {"state": "new"}
+
+
+def replace_file(path):
+    artifacts.write_json(path, NEW)
+
+
+def replace_folder(path):
+    with artifacts.atomic_folder(path) as folder:
+        artifacts.write_json(folder / "a.json", NEW)
+        artifacts.write_json(folder / "b.json", NEW)
+
+
+def killed_before_call(number: int, work, path) -> bool:
+    """Whether a forked child died, as by kill -9, just before its call of that number into the file system."""
+    child = os.fork()
+    if child == 0:
+        calls = 0
+
+        def counted(function):
+            def call(*arguments, **options):
+                nonlocal calls
+                calls += 1
+                if calls == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*arguments, **options)
+
+            return call
+
+        for name in ("open", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir"):
+            setattr(os, name, counted(getattr(os, name)))
+        try:
+            work(path)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_a_file_is_the_old_or_the_new_one_whenever_its_writer_dies(tmp_path):
+    path, states = tmp_path / "a.json", []
+    number = 0
+    while not states or states[-1] != "survived":
+        number += 1
+        artifacts.write_json(path, OLD)
+        died = killed_before_call(number, replace_file, path)
+        states.append(artifacts.read_json(path)["state"] if died else "survived")
+        artifacts.clear_leftovers(tmp_path)
+        assert os.listdir(tmp_path) == ["a.json"]
+    assert {"old", "new"} < set(states)
+
+
+def test_a_folder_is_the_old_or_the_new_one_or_gone_but_never_a_mixture(tmp_path):
+    path, states = tmp_path / "signals", []
+    number = 0
+    while not states or states[-1] != "survived":
+        number += 1
+        with artifacts.atomic_folder(path) as folder:
+            for name in ("a.json", "b.json"):
+                artifacts.write_json(folder / name, OLD)
+        died = killed_before_call(number, replace_folder, path)
+        files = {artifacts.read_json(file)["state"] for file in path.iterdir()} if path.exists() else {"gone"}
+        assert len(files) == 1
+        states.append(files.pop() if died else "survived")
+        artifacts.clear_leftovers(tmp_path)
+        assert set(os.listdir(tmp_path)) <= {"signals"}
+    assert set(states) == {"old", "gone", "new", "survived"}
+    assert states.count("gone") == 1  # between two renames, and then the stage runs again
+
+
+# --- the whole pipeline ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_smoke_killed_twenty_times_ends_with_the_results_of_an_undisturbed_run(new_copy):
+    undisturbed, killed = new_copy("undisturbed"), new_copy("killed")
+    started = time.monotonic()
+    process, output = undisturbed.start(), []
+    for line in process.stdout:
+        output.append(line)
+        if line.startswith("[2/"):
+            start_up = time.monotonic() - started  # imports, mostly: no run does anything before it
+    assert process.wait() == 0, "".join(output)
+    whole_run = time.monotonic() - started
+
+    # Short lives first, for the many short stages; longer ones for training, figures and notebooks.
+    moments = random.Random(SEED)
+    lives = [moments.uniform(0.5, 1.8) * start_up for _ in range(KILLS // 2)]
+    lives += [start_up + moments.uniform(0, 0.15) * whole_run for _ in range(KILLS // 2)]
+    reached = []
+    for life in lives:
+        process = killed.start(stdout=subprocess.DEVNULL)
+        time.sleep(life)
+        if process.poll() is not None:  # on a fast machine it may end first: then some of it is made again
+            shutil.rmtree(killed.results / "notebooks")
+            continue
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert_whole(killed.results)
+        reached.append(len(finished(killed.results)))
+    print(f"undisturbed {whole_run:.0f} s, of which start-up {start_up:.1f} s; stages finished at the kills: {reached}")
+    assert len(reached) >= KILLS - 3
+    assert reached == sorted(reached), "a finished stage was lost"
+    assert reached[-1] > 2
+
+    status, output = killed.run()
+    assert status == 0, output
+    assert_whole(killed.results)
+    assert not [path for path in killed.results.rglob(".*") if path.name.startswith((".tmp-", ".old-"))]
+    ours, theirs = contents(killed.results), contents(undisturbed.results)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+    deadline = time.monotonic() + 30
+    while left := killed.processes():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def finished(results: Path) -> dict:
+    path = results / "manifest.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def files_of(folder: Path) -> list[Path]:
+    """At their final names: neither hidden nor in a hidden folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def assert_whole(folder: Path) -> None:
+    for path in files_of(folder):
+        try:
+            read(path)
+        except Exception as error:
+            pytest.fail(f"{path.relative_to(folder)} is not whole: {error!r}")
+
+
+def read(path: Path):
+    """The content of a result file, by its suffix; raises if there is but a part of it."""
+    match path.suffix:
+        case ".json" | ".ipynb":
+            return json.loads(path.read_text())
+        case ".jsonl":  # of those that grow line by line, the last line may be half: who goes on cuts it off
+            lines = path.read_bytes().split(b"\n")
+            assert path.name == "metrics.jsonl" or lines[-1] == b""
+            return [json.loads(line) for line in lines[:-1]]
+        case ".csv":
+            return pd.read_csv(path)
+        case ".parquet":
+            return pd.read_parquet(path).to_csv()
+        case ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name].tobytes() for name in arrays.files}
+        case ".png":
+            with Image.open(path) as image:
+                image.load()
+        case ".pdf":
+            assert path.read_bytes().rstrip().endswith(b"%%EOF")
+        case ".html":
+            assert path.read_text().rstrip().endswith("</html>")
+        case ".safetensors":
+            with safe_open(path, framework="numpy"):
+                pass
+        case ".pt":
+            assert json.loads((path.parent / "manifest.json").read_text())["sha256"][path.name] == sha256_file(path)
+        case _:
+            assert path.stat().st_size > 0
+    return path.read_bytes()
+
+
+def contents(results: Path) -> dict[str, object]:
+    """What every result file says, timings aside."""
+    return {str(path.relative_to(results)): without_timings(path.name, read(path)) for path in files_of(results)}
+
+
+def without_timings(name: str, content):
+    if name == "manifest.json":  # and without the hashes of files that hold timings; the files are compared themselves
+        kept = ("config", "seed", "model", "data", "packages", "python")
+        return {stage: {key: entry[key] for key in kept} for stage, entry in content.items()}
+    if name == "metrics.jsonl":
+        return [without(record, "seconds") for record in content]
+    if name == "training.csv":
+        return content[[column for column in content if not column.startswith("seconds")]].to_csv()
+    if name == "training.json":
+        return {**content, "results": [without(result, "seconds") for result in content["results"]]}
+    if name.endswith(".ipynb"):  # papermill gives the cell with the parameters a new id each time
+        cells = [without(cell, "id") for cell in content["cells"]]
+        return [without(cell, "outputs") if "seconds" in "".join(cell["source"]) else cell for cell in cells]
+    return content.to_csv() if isinstance(content, pd.DataFrame) else content
+
+
+def without(record: dict, prefix: str) -> dict:
+    return {key: value for key, value in record.items() if not key.startswith(prefix)}
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+# One process imports everything and forks the runs, so that twenty of them cost seconds.
+TRAINING = """
+import os, random, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+import torch
+from tests.training.conftest import Letters, build
+from tests.training.test_checkpoint import CONFIG, run
+
+torch.set_num_threads(1)
+config = replace(CONFIG, steps=30, checkpoint_every=4)
+
+def start(folder):
+    child = os.fork()
+    if child == 0:
+        try:
+            model = build()
+            run(model, Letters(), Path(folder), config, resume=True)
+            torch.save(model.state_dict(), f"{folder}/weights.pt")
+        except BaseException:
+            import traceback; traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return child
+
+undisturbed, killed, kills, seed = sys.argv[1:]
+started = time.monotonic()
+assert os.waitpid(start(undisturbed), 0)[1] == 0
+whole = time.monotonic() - started
+moments = random.Random(int(seed))
+done = 0
+for _ in range(int(kills)):
+    child = start(killed)
+    time.sleep(moments.uniform(0, whole / 5))
+    os.kill(child, signal.SIGKILL)
+    done += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    steps = sorted(path.name for path in Path(killed, "checkpoints").glob("step-*"))
+    print(steps[-1] if steps else "none", end=" ")
+print()
+assert os.waitpid(start(killed), 0)[1] == 0
+print(done)
+"""
+
+
+@pytest.mark.slow
+def test_training_killed_twenty_times_has_the_same_metrics_and_weights_to_the_last_bit(tmp_path):
+    import torch
+
+    folders = [tmp_path / "undisturbed", tmp_path / "killed"]
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINING, *map(str, folders), str(KILLS), str(SEED)],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    assert int(done.stdout.split()[-1]) >= KILLS / 2  # the last ones may have found the run finished
+    metrics, weights = zip(
+        *(([without(r, "seconds") for r in read(f / "metrics.jsonl")], torch.load(f / "weights.pt")) for f in folders),
+        strict=True,
+    )
+    assert len(metrics[0]) == 30 and metrics[0] == metrics[1]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
