@@ -15,3 +15,10 @@ def policy_tokenizer():
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "training/checkpoints/countdown-policy")
+
+
+@pytest.fixture(scope="session")
+def policy():
+    from evaluation.models import load_model
+
+    return load_model(str(Path(__file__).parents[2] / "training/checkpoints/countdown-policy"))[0]
