@@ -91,6 +91,7 @@ elif [[ ${arguments[*]:0:2} == "test engines" ]]; then
     venv=.venv-engines requirements=requirements-engines.txt
     # Megatron first: its ranks are forked, which is safe only before vLLM has started threads
     tests=(tests/training/test_megatron.py tests/generation/test_vllm.py tests/training/test_vllm.py)
+    tests+=(tests/analysis/test_triton.py) # vLLM brings Triton, whose interpreter runs the kernels on a CPU
     command=(pytest -m "not network" "${tests[@]}" "${arguments[@]:2}")
 elif [[ ${arguments[*]:0:2} == "test verl" ]]; then
     venv=.venv-verl requirements=requirements-verl.txt
