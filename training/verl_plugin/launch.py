@@ -6,8 +6,8 @@
 The configuration is configs/rhythm.yaml with Hydra's overrides: groups (task=maths scale=qwen3_4b_8k parallel=megatron)
 and keys (algorithm.rhythm.strategy=global_anchor). It passes verl's own validation and ours before anything starts;
 --dry-run stops there and prints what the run will need; with --all, of every configuration that is shipped. What is
-started is verl's main_ppo, nothing else: the same
-arguments work on a cluster, `python -m verl.trainer.main_ppo --config-path .../configs --config-name rhythm ...`.
+started is verl's main_ppo, nothing else: the same arguments work on a cluster,
+`python -m verl.trainer.main_ppo --config-path .../configs --config-name rhythm ...`.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra's, on configs/rhythm.yaml")
     options = parser.parse_args(arguments)
+    if options.all and not options.dry_run:
+        parser.error("--all goes with --dry-run")
     os.chdir(ROOT)  # paths in the configurations mean those of the repository
     os.environ.update(environment(options.overrides))
     try:
@@ -135,13 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError:
         print(f"error: {HINT}", file=sys.stderr)
         return 2
-    if options.all and not options.dry_run:
-        parser.error("--all goes with --dry-run")
     try:
-        for overrides in shipped() if options.all else [options.overrides]:
-            config = compose([*overrides, *options.overrides] if options.all else overrides)
-            if options.all:
-                print(f"{' '.join(overrides)}: passes verl's validation and ours")
+        for chosen in shipped() if options.all else [[]]:
+            config = compose([*chosen, *options.overrides])
+            if chosen:
+                print(f"{' '.join(chosen)}: passes verl's validation and ours")
     except RhythmConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -14,6 +14,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
+from verl.workers.utils.padding import response_to_nested
 
 from training.credit import SIGNALS, credit_weights, shape_advantages
 from training.loop import NoCreditError
@@ -68,7 +69,6 @@ class RhythmTrainer(PPOTrainerSync):
                 " or VERL_USE_EXTERNAL_MODULES=training.verl_plugin.plugin in the environment), or they run on a device"
                 " that it does not know"
             )
-        lengths = data["response_mask"].offsets().diff()
         padded = {
             name: data[name].to_padded_tensor(0.0 if name == "advantages" else float("nan"))
             for name in fields[1:]
@@ -84,19 +84,13 @@ class RhythmTrainer(PPOTrainerSync):
         self._check_credit(gamma)
         shaped = shape_advantages(padded["advantages"], gamma, self.rhythm.credit.sign)
         metrics.update(credit_metrics(response, padded["advantages"], gamma, shaped, padded.get("entropy")))
-        written = {"advantages": shaped, "gamma": gamma}
+        written = {
+            name: response_to_nested(x, data["response_mask"]) for name, x in (("advantages", shaped), ("gamma", gamma))
+        }
         return tq.kv_batch_put(
             keys=batch.keys,
             partition_id=batch.partition_id,
-            fields=TensorDict(
-                {
-                    name: torch.nested.as_nested_tensor(
-                        [row[:length] for row, length in zip(x, lengths, strict=True)], layout=torch.jagged
-                    )
-                    for name, x in written.items()
-                },
-                batch_size=len(batch),
-            ),
+            fields=TensorDict(written, batch_size=len(batch)),
         )
 
     def _check_credit(self, gamma: Tensor) -> None:
