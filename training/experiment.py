@@ -79,6 +79,15 @@ def make_config(recipe: Mapping[str, Any], variant: Mapping[str, Any], *, steps:
     )
 
 
+def with_passes_of(recipe: Mapping[str, Any], sequences: int) -> dict[str, Any]:
+    """The recipe with at most `sequences` in one pass of actor_attn and actor_train: another speed, other rounding."""
+    return {
+        **recipe,
+        "optim": {**recipe.get("optim", {}), "micro_batch": sequences},
+        "loop": {**recipe.get("loop", {}), "forward_batch": sequences},
+    }
+
+
 def variants_of(tables: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The variants of some groups of configs/variants.toml, by name. UsageError for a group that is not there."""
     groups = load_toml("variants")
@@ -202,6 +211,8 @@ def experiment(run: Run, name: str) -> None:
     """
     settings = run.section(name)
     recipe = load_toml(settings["recipe"])
+    if "sequences_per_pass" in settings:
+        recipe = with_passes_of(recipe, settings["sequences_per_pass"])
     policy = ROOT / recipe["policy"]
     variants = variants_of(settings["groups"])
     configs = {

@@ -13,7 +13,15 @@ from evaluation.models import load_model
 from reproduce import load_profile
 from training import experiment
 from training import run as training_run
-from training.experiment import keep_or_clear, load_toml, make_config, mean_and_interval, summarise, variants_of
+from training.experiment import (
+    keep_or_clear,
+    load_toml,
+    make_config,
+    mean_and_interval,
+    summarise,
+    variants_of,
+    with_passes_of,
+)
 
 RECIPE = {
     "credit": {"quantile": 0.3},
@@ -30,6 +38,14 @@ def test_a_variant_changes_the_recipe_where_it_says_so():
     assert (config.signals.horizon, config.signals.head_fraction) == ((0, None), None)
     assert (config.optim.lr, config.optim.betas, config.steps, config.seed) == (1e-3, (0.9, 0.95), 7, 3)
     assert make_config(RECIPE, {}, steps=1, seed=0).signals.horizon == (4, 40)
+
+
+def test_the_size_of_a_pass_can_be_set_in_place_of_the_recipes():
+    before = make_config(RECIPE, {}, steps=1, seed=0)
+    after = make_config(with_passes_of(RECIPE, 8), {}, steps=1, seed=0)
+    assert (after.optim.micro_batch, after.forward_batch) == (8, 8)
+    optim = dataclasses.replace(after.optim, micro_batch=before.optim.micro_batch)
+    assert dataclasses.replace(after, optim=optim, forward_batch=before.forward_batch) == before
 
 
 def test_variants_that_are_not_in_the_file_are_wrong_usage():
