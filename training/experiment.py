@@ -15,8 +15,9 @@ import shutil
 import signal
 import tomllib
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,8 @@ def make_config(recipe: Mapping[str, Any], variant: Mapping[str, Any], *, steps:
 
 def with_passes_of(recipe: Mapping[str, Any], sequences: int) -> dict[str, Any]:
     """The recipe with at most `sequences` in one pass of actor_attn and actor_train: another speed, other rounding."""
-    return {
-        **recipe,
-        "optim": {**recipe.get("optim", {}), "micro_batch": sequences},
-        "loop": {**recipe.get("loop", {}), "forward_batch": sequences},
-    }
+    passes = {"optim": {"micro_batch": sequences}, "loop": {"forward_batch": sequences}}
+    return {**recipe, **{table: {**recipe.get(table, {}), **change} for table, change in passes.items()}}
 
 
 def variants_of(tables: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -152,34 +150,52 @@ def one_run(folder: Path, policy: str, config: TrainConfig, held_out: int, sampl
     shutil.rmtree(folder / "checkpoints")
 
 
-def _die_with_parent() -> None:
-    """A worker must not outlive a killed parent: two processes would write into one run's folder."""
+def _be_worker() -> None:
+    """A worker must not outlive a killed parent: two processes would write into one run's folder. It draws no bars."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     os.environ["OMP_NUM_THREADS"] = "1"
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
 
 
-def run_all(
-    folder: Path, policy: str, configs: Mapping[str, TrainConfig], workers: int, held_out: int, samples: int
-) -> None:
-    """Every run that is not finished, `workers` at a time, in the order of `configs` (names of folders).
+def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held_out: int, samples: int) -> None:
+    """Every run that is not finished, `workers` at a time, in the order of `configs`, by folder.
 
-    A run that fails ends it, once those that are under way have ended. ReproError if a worker dies.
+    The bar counts the steps of all runs. A run that fails ends it, once those that are under way have ended. ReproError
+    if a worker dies.
     """
-    todo = [name for name in configs if not (folder / name / "final.json").exists()]
+
+    def is_finished(folder: Path) -> bool:
+        return (folder / "final.json").exists()
+
+    def steps_done() -> int:
+        """The first line of a run's metrics is step 0; what came after its last checkpoint may be done again."""
+        steps = 0
+        for folder, config in configs.items():
+            metrics = folder / "metrics.jsonl"
+            if is_finished(folder):
+                steps += config.steps
+            elif metrics.exists():
+                steps += max(0, metrics.read_bytes().count(b"\n") - 1)
+        return steps
+
     with (
-        tqdm(total=len(configs), initial=len(configs) - len(todo), desc="training", unit="run") as bar,
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent) as pool,
+        tqdm(total=sum(c.steps for c in configs.values()), initial=steps_done(), desc="training", unit="step") as bar,
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _be_worker) as pool,
     ):
-        jobs = {pool.submit(one_run, folder / name, policy, configs[name], held_out, samples): name for name in todo}
+        todo = {folder: config for folder, config in configs.items() if not is_finished(folder)}
+        jobs = [pool.submit(one_run, folder, policy, config, held_out, samples) for folder, config in todo.items()]
         try:
-            for job in as_completed(jobs):
-                job.result()
-                bar.set_postfix_str(jobs[job], refresh=False)
-                bar.update()
+            while jobs:
+                ended, pending = wait(jobs, timeout=1, return_when=FIRST_COMPLETED)
+                jobs = list(pending)
+                for job in ended:
+                    job.result()
+                bar.set_postfix_str(f"{len(configs) - len(jobs)}/{len(configs)} runs", refresh=False)
+                bar.update(steps_done() - bar.n)
         except BrokenProcessPool as error:
             raise ReproError(
-                f"a worker process died, killed or out of memory ({bar.n} of {bar.total} runs are finished and kept); "
-                "the same command goes on from there, fewer workers need less memory"
+                f"a worker process died, killed or out of memory ({sum(map(is_finished, configs))} of {len(configs)} "
+                "runs are finished and kept); the same command goes on from there, fewer workers need less memory"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -207,7 +223,8 @@ def experiment(run: Run, name: str) -> None:
     """Do the runs of table [name] of the profile below NAME/, then write NAME.csv and NAME.json.
 
     A finished run is kept as long as its settings and its policy are the same, whatever has happened to the code: the
-    manifest says with which code the summary was made. Delete its folder to do it again.
+    manifest says with which code the summary was made. Delete its folder to do it again. A run that another experiment
+    of the profile has finished is not done twice.
     """
     settings = run.section(name)
     recipe = load_toml(settings["recipe"])
@@ -215,28 +232,23 @@ def experiment(run: Run, name: str) -> None:
         recipe = with_passes_of(recipe, settings["sequences_per_pass"])
     policy = ROOT / recipe["policy"]
     variants = variants_of(settings["groups"])
-    configs = {
-        f"{variant}-seed{seed}": make_config(recipe, changes, steps=settings["steps"], seed=seed)
-        for seed in settings["seeds"]
-        for variant, changes in variants.items()
-    }
     measured = {"held_out": settings["held_out"], "samples": settings["samples"]}
-    folder = run.root / name
-    described = [model_sha256(str(policy)), recipe, settings["steps"], measured]
-    for key, config in configs.items():
-        changes = variants[key.rpartition("-seed")[0]]
-        keep_or_clear(folder / key, sha256_of([*described, changes, config.seed]))
-    run_all(folder, str(policy), configs, settings["workers"], **measured)
+    described = [model_sha256(str(policy)), without_passes(recipe), settings["steps"], measured]
+    configs: dict[Path, TrainConfig] = {}
+    runs: list[tuple[str, int, Path]] = []
+    for seed in settings["seeds"]:
+        for variant, changes in variants.items():
+            mark = sha256_of([*described, changes, seed])
+            folder = find_run(run.root, name, f"{variant}-seed{seed}", mark)
+            configs[folder] = make_config(recipe, changes, steps=settings["steps"], seed=seed)
+            runs.append((variant, seed, folder))
+    run_all(str(policy), configs, settings["workers"], **measured)
 
-    variant_of = {key: key.rpartition("-seed")[0] for key in configs}
-    finals = [
-        {"variant": variant_of[key], "seed": config.seed, **read_json(folder / key / "final.json")}
-        for key, config in configs.items()
-    ]
+    finals = [{"variant": variant, "seed": seed, **read_json(folder / "final.json")} for variant, seed, folder in runs]
     curves = pd.concat(
         [
-            pd.DataFrame(read_jsonl(folder / key / "metrics.jsonl")).assign(variant=variant_of[key], seed=config.seed)
-            for key, config in configs.items()
+            pd.DataFrame(read_jsonl(folder / "metrics.jsonl")).assign(variant=variant, seed=seed)
+            for variant, seed, folder in runs
         ],
         ignore_index=True,
     )
@@ -247,13 +259,30 @@ def experiment(run: Run, name: str) -> None:
     )
 
 
-def keep_or_clear(folder: Path, mark: str) -> None:
-    """Drop what is in a run's folder unless it was made under the same settings."""
+def without_passes(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without what changes memory and speed, and nothing but rounding of the result."""
+    sizes = ("micro_batch", "generation_batch", "forward_batch")
+    return {
+        name: {k: v for k, v in value.items() if k not in sizes} if isinstance(value, dict) else value
+        for name, value in recipe.items()
+    }
+
+
+def find_run(root: Path, experiment: str, name: str, mark: str) -> Path:
+    """The folder of a run: of `experiment`, or of another one that has finished the same run; `mark` says what it is.
+
+    What is in the folder and is not that run is dropped.
+    """
+    for folder in sorted(root.glob(f"*/{name}")):
+        if (folder / "final.json").exists() and read_json(folder / "run.json")["mark"] == mark:
+            return folder
+    folder = root / experiment / name
     path = folder / "run.json"
     if folder.exists() and not (path.exists() and read_json(path)["mark"] == mark):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, {"mark": mark})
+    return folder
 
 
 def summarise(finals: list[dict[str, Any]], curves: pd.DataFrame) -> list[dict[str, Any]]:

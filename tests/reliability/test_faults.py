@@ -215,14 +215,14 @@ def finish_or_die(folder, *_):
 
 def test_a_worker_that_dies_is_an_error_in_one_line_and_finished_runs_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "one_run", finish_or_die)
-    configs = dict.fromkeys("abc")
+    configs = {tmp_path / name: CONFIG for name in "abc"}
     with pytest.raises(ReproError, match=r"a worker process died.*1 of 3 runs are finished and kept") as caught:
-        experiment.run_all(tmp_path, "policy", configs, 1, 1, 1)
+        experiment.run_all("policy", configs, 1, 1, 1)
     assert "\n" not in str(caught.value)
     assert [path.parent.name for path in tmp_path.glob("*/final.json")] == ["a"]
     before = (tmp_path / "a" / "final.json").stat().st_mtime_ns
     (tmp_path / "enough memory").touch()
-    experiment.run_all(tmp_path, "policy", configs, 1, 1, 1)
+    experiment.run_all("policy", configs, 1, 1, 1)
     assert sorted(path.parent.name for path in tmp_path.glob("*/final.json")) == ["a", "b", "c"]
     assert (tmp_path / "a" / "final.json").stat().st_mtime_ns == before
 

@@ -14,13 +14,14 @@ from reproduce import load_profile
 from training import experiment
 from training import run as training_run
 from training.experiment import (
-    keep_or_clear,
+    find_run,
     load_toml,
     make_config,
     mean_and_interval,
     summarise,
     variants_of,
     with_passes_of,
+    without_passes,
 )
 
 RECIPE = {
@@ -70,14 +71,33 @@ def test_no_two_variants_are_the_same_run():
     assert len({json.dumps(dataclasses.asdict(config)) for config in configs}) == len(configs)
 
 
-def test_a_run_is_kept_while_its_settings_are_the_same(tmp_path):
-    folder = tmp_path / "grpo-seed0"
-    keep_or_clear(folder, "a")
+def finished(folder, mark):
+    write_json(folder / "run.json", {"mark": mark})
     write_json(folder / "final.json", {})
-    keep_or_clear(folder, "a")
-    assert (folder / "final.json").exists()
-    keep_or_clear(folder, "b")
-    assert not (folder / "final.json").exists() and read_json(folder / "run.json") == {"mark": "b"}
+    return folder
+
+
+def test_a_run_is_kept_while_its_settings_are_the_same(tmp_path):
+    folder = find_run(tmp_path, "training", "grpo-seed0", "a")
+    assert folder == tmp_path / "training" / "grpo-seed0" and read_json(folder / "run.json") == {"mark": "a"}
+    (folder / "metrics.jsonl").touch()
+    assert find_run(tmp_path, "training", "grpo-seed0", "a") == folder and (folder / "metrics.jsonl").exists()
+    assert find_run(tmp_path, "training", "grpo-seed0", "b") == folder and not (folder / "metrics.jsonl").exists()
+    assert read_json(folder / "run.json") == {"mark": "b"}
+
+
+def test_a_run_that_another_experiment_has_finished_is_not_done_twice(tmp_path):
+    other = finished(tmp_path / "training_extended" / "grpo-seed0", "a")
+    assert find_run(tmp_path, "ablations", "grpo-seed0", "a") == other
+    assert find_run(tmp_path, "ablations", "grpo-seed0", "b") == tmp_path / "ablations" / "grpo-seed0"
+    (other / "final.json").unlink()
+    assert find_run(tmp_path, "ablations", "grpo-seed0", "a") == tmp_path / "ablations" / "grpo-seed0"
+
+
+def test_the_size_of_a_pass_does_not_make_another_run():
+    recipe = load_toml("countdown")
+    assert without_passes(recipe) == without_passes(with_passes_of(recipe, 8)) != recipe
+    assert without_passes(recipe)["optim"]["lr"] == recipe["optim"]["lr"]
 
 
 # ------------------------------------------------------------------------------------------ summary
