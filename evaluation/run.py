@@ -29,7 +29,7 @@ from evaluation.generation.engines import ENGINES, Engine, make_engine
 from evaluation.generation.resumable import Request, complete
 from evaluation.grading import grade
 from evaluation.manifest import locked
-from evaluation.models import model_sha256
+from evaluation.models import check_spec, model_sha256
 from evaluation.problems import DataError, NoSource, Problem, load_problems
 from evaluation.prompts import prompts_that_fit
 from evaluation.statistics import bootstrap_interval, pass_at_k, wilson_interval
@@ -229,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=options.seed,
         )
         out = options.out or Path("results", "evaluation", Path(options.model).name)
+        check_spec(options.model)  # costs nothing; problems may come from the hub
         problems, _ = load_tasks(config, options.data_dir, skip_missing=False)
         engine = make_engine(options.engine, options.model, dtype=options.dtype, device=options.device)
         sha256 = model_sha256(options.model)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from evaluation.artifacts import read_json, write_text
+from reproduce import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"<!-- (results/\S+\.md|stages) -->\n.*?<!-- end -->", re.DOTALL)
@@ -30,6 +31,7 @@ def stage_minutes(root: Path = ROOT) -> str:
         }
     )
     shown = minutes.map(lambda value: "—" if pd.isna(value) else f"{value:.1f}")
+    shown = shown.loc[[stage.name for stage in STAGES if stage.name in shown.index]]
     shown.loc["all"] = [f"{total:.0f}" for total in minutes.sum()]
     shown.columns = [f"{name} (min)" for name in shown.columns]
     machines = {

@@ -20,7 +20,7 @@ from analysis.signals import SignalConfig
 from evaluation.artifacts import ReproError, UsageError, atomic_folder
 from evaluation.generation.base import GenerationError, Generator
 from evaluation.manifest import locked
-from evaluation.models import load_model
+from evaluation.models import check_spec, load_model
 from evaluation.problems import DataError, load_problems
 from evaluation.prompts import build_prompt_ids
 from training.actors.attn import MODES
@@ -94,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     try:
+        check_spec(options.model)  # costs nothing; problems may come from the hub
         problems = load_problems(options.task, split="train")
         test = load_problems(options.task, limit=options.held_out)
         # weights in float32: a step of 1e-6 does not move a bfloat16 weight
