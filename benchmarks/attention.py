@@ -20,15 +20,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import make_claim, report, run, write
 from benchmarks.worker import Worker, available_gib, measured, serve
-from evaluation.artifacts import ReproError, read_json, write_json
-from evaluation.manifest import ROOT, environment, shown
+from evaluation.artifacts import read_json
+from evaluation.manifest import ROOT
 from evaluation.models import DEFAULT_MODEL
 
 RESULTS = ROOT / "benchmarks" / "results" / "attention.json"
@@ -170,9 +170,7 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for name, (value, sense, bound) in values.items():
             if value is None:
                 continue
-            held = None if bound is None else (value <= bound if sense == "<=" else value >= bound)
-            claim = {"claim": name, "dtype": dtype, "length": length, "value": value, "sense": sense, "bound": bound}
-            found.append(claim | {"held": held})
+            found.append(make_claim(name, value, sense, bound, dtype=dtype, length=length))
     return found
 
 
@@ -206,19 +204,10 @@ def main() -> int:
             ]
             for length in map(int, options.lengths.split(",")):
                 rows = merged(rows, measure(workers, dtype, length, options.repeats))
-                record = {"settings": settings, "rows": rows, "claims": claims(rows), "environment": environment()}
-                write_json(options.output, record)
-    for claim in claims(rows):
-        if claim["bound"] is not None:
-            print(f"{claim['claim']} {claim['dtype']} {claim['length']}: {claim['value']:.3g} "
-                  f"{claim['sense']} {claim['bound']:g}: {'held' if claim['held'] else 'NOT held'}")  # fmt: skip
-    print(f"written to {shown(options.output)}")
+                write(options.output, {"settings": settings, "rows": rows, "claims": claims(rows)})
+    report(options.output, claims(rows))
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ReproError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run(main)

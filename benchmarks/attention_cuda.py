@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +22,9 @@ import torch
 
 from benchmarks.attention import methods
 from benchmarks.growth import exponent
-from evaluation.artifacts import ReproError, write_json
-from evaluation.manifest import ROOT, environment, shown
+from benchmarks.record import make_claim, report, run, write
+from evaluation.artifacts import ReproError
+from evaluation.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "attention_cuda.json"
 QWEN3_4B = {
@@ -103,8 +103,7 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if (length, "fused") in by and (length, "logp") in by:
             pairs = zip(by[length, "fused"]["rounds"], by[length, "logp"]["rounds"], strict=True)
             value = statistics.median(a / b for a, b in pairs)
-            claim = {"claim": "fused_of_logp", "length": length, "value": value, "sense": "<=", "bound": 1.03}
-            found.append(claim | {"held": value <= 1.03})
+            found.append(make_claim("fused_of_logp", value, "<=", 1.03, length=length))
     fused = [row for (_, method), row in sorted(by.items()) if method == "fused"]
     fit = exponent([row["length"] for row in fused], [row["above_weights_mib"] for row in fused])
     return [*found, {"claim": "fused_memory_exponent", **fit}]
@@ -122,15 +121,11 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for length in map(int, options.lengths.split(",")):
         rows += measure(runs, QWEN3_4B["vocab_size"], length, options.repeats)
-        record = {"settings": {"model": QWEN3_4B, "dtype": "bfloat16", "repeats": options.repeats}, "rows": rows}
-        write_json(options.output, record | {"claims": claims(rows), "environment": environment()})
-    print(f"written to {shown(options.output)}")
+        settings = {"model": QWEN3_4B, "dtype": "bfloat16", "repeats": options.repeats}
+        write(options.output, {"settings": settings, "rows": rows, "claims": claims(rows)})
+    report(options.output, claims(rows))
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ReproError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run(main)

@@ -21,10 +21,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import report, run, write
 from benchmarks.worker import Worker, measured, serve
-from evaluation.artifacts import ReproError, write_json
 from evaluation.generation.base import SamplingConfig
-from evaluation.manifest import ROOT, environment, shown
+from evaluation.manifest import ROOT
 from evaluation.models import DEFAULT_MODEL, load_model
 
 VLLM_PYTHON = ROOT / ".venv-engines" / "bin" / "python"
@@ -192,17 +192,12 @@ def main() -> int:
     comparisons = compare(engines)
     settings = {"model": DEFAULT_MODEL, "problems": source, "prompt_tokens": [len(ids) for ids in prompts]}
     settings |= {key: getattr(options, key) for key in ("prompts", "tokens", "repeats", "threads", "dtype")}
-    record = {"settings": settings, "engines": engines, "comparisons": comparisons, "environment": environment()}
-    write_json(options.output, record)
+    write(options.output, {"settings": settings, "engines": engines, "comparisons": comparisons})
     for name, value in comparisons.items():
         print(f"{name}:", value if value == "not run" else f"{value['median']:.2f}, target {value['target']}")
-    print(f"written to {shown(options.output)}")
+    report(options.output, [])
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ReproError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run(main)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,9 +23,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks.record import make_claim, report, run, write
 from benchmarks.worker import Worker, measured, serve
-from evaluation.artifacts import ReproError, write_json
-from evaluation.manifest import ROOT, environment, shown
+from evaluation.manifest import ROOT
 from evaluation.models import DEFAULT_MODEL
 
 RESULTS = ROOT / "benchmarks" / "results" / "growth.json"
@@ -126,23 +125,16 @@ def main() -> int:
                           flush=True)  # fmt: skip
     found = fits(rows)
     (memory,) = (f for f in found if (f["pass"], f["axis"], f["quantity"]) == ("separate", "length", "above_mib"))
-    value = memory["exponent"]
-    claim = {"claim": "memory_exponent_of_length", "value": value, "sense": "within", "bound": list(BOUND)}
-    claim["held"] = None if value is None else BOUND[0] <= value <= BOUND[1]
+    claims = [make_claim("memory_exponent_of_length", memory["exponent"], "within", list(BOUND))]
     settings = {"model": DEFAULT_MODEL, "repeats": options.repeats, "threads": options.threads}
-    record = {"settings": settings, "rows": rows, "fits": found, "claims": [claim], "environment": environment()}
-    write_json(options.output, record)
+    write(options.output, {"settings": settings, "rows": rows, "fits": found, "claims": claims})
     for fit in found:
         if fit["exponent"] is not None:
             low, high = fit["ci"]
             print(f"{fit['pass']} {fit['quantity']} ~ {fit['axis']}^{fit['exponent']:.2f} [{low:.2f}, {high:.2f}]")
-    print(f"written to {shown(options.output)}")
+    report(options.output, claims)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ReproError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run(main)

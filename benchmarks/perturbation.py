@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tomllib
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import make_claim, report, run, write
 from benchmarks.worker import Worker, measured, serve
-from evaluation.artifacts import ReproError, read_jsonl, write_json
-from evaluation.manifest import ROOT, environment, shown
+from evaluation.artifacts import read_jsonl
+from evaluation.manifest import ROOT
 from evaluation.models import DEFAULT_MODEL
 
 RESULTS = ROOT / "benchmarks" / "results" / "perturbation.json"
@@ -154,19 +154,14 @@ def main() -> int:
     }
     ratio = statistics.median(b / a for a, b in zip(*(sides[side]["rounds"] for side in SIDES), strict=True))
     equal = sum(a == b for a, b in zip(*rows.values(), strict=True))
-    claim = {"claim": "batched_of_generate", "value": ratio, "sense": ">=", "bound": TARGET, "held": ratio >= TARGET}
+    claims = [make_claim("batched_of_generate", ratio, ">=", TARGET)]
     settings = {"model": DEFAULT_MODEL, "candidates": count}
     settings |= {key: getattr(options, key) for key in ("responses", "repeats", "threads")}
-    record = {"settings": settings, "sides": sides, "equal_continuations": equal, "claims": [claim]}
-    write_json(options.output, record | {"environment": environment()})
-    print(f"batched: {ratio:.2f} times the throughput of generate, target {TARGET}; {equal} of {count} equal")
-    print(f"written to {shown(options.output)}")
+    write(options.output, {"settings": settings, "sides": sides, "equal_continuations": equal, "claims": claims})
+    print(f"{equal} of {count} continuations are equal")
+    report(options.output, claims)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ReproError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run(main)

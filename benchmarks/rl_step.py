@@ -28,9 +28,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import make_claim, report, run, write
 from benchmarks.worker import Worker, measured, serve
-from evaluation.artifacts import ReproError, write_json
-from evaluation.manifest import ROOT, environment, shown
+from evaluation.artifacts import ReproError
+from evaluation.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "rl_step.json"
 PHASES = ("generate", "read", "reward", "credit", "update")
@@ -237,13 +238,10 @@ def main() -> int:
     sides = {side: summary(steps[side]) if side in steps else "not run" for side in SIDES}
     mine = sides["ours"]
     share = (mine["signals_seconds"] + mine["gamma_seconds"]) / mine["wall_seconds"]
-    found = [
-        {"claim": "credit_of_step", "value": share, "sense": "<=", "bound": CREDIT_SHARE, "held": share <= CREDIT_SHARE}
-    ]
+    claims = [make_claim("credit_of_step", share, "<=", CREDIT_SHARE)]
     if "trl" in steps:
         ratio = mine["tokens_per_second"] / sides["trl"]["tokens_per_second"]
-        claim = {"claim": "ours_of_trl", "value": ratio, "sense": ">=", "bound": SPEEDUP, "held": ratio >= SPEEDUP}
-        found.append(claim)
+        claims.append(make_claim("ours_of_trl", ratio, ">=", SPEEDUP))
     settings = {
         "policy": POLICY.name,
         "steps": options.steps,
@@ -252,17 +250,10 @@ def main() -> int:
         "about": about,
     }
     settings |= {"prompts": PROMPTS, "samples": SAMPLES, "gradient_steps": GRADIENT_STEPS, "max_new_tokens": TOKENS}
-    write_json(options.output, {"settings": settings, "sides": sides, "claims": found, "environment": environment()})
-    for claim in found:
-        print(f"{claim['claim']}: {claim['value']:.3g} {claim['sense']} {claim['bound']:g}:",
-              "held" if claim["held"] else "NOT held")  # fmt: skip
-    print(f"written to {shown(options.output)}")
+    write(options.output, {"settings": settings, "sides": sides, "claims": claims})
+    report(options.output, claims)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ReproError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run(main)

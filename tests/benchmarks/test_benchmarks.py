@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import attention, attention_cuda, growth, perturbation, rl_step
+from benchmarks.record import make_claim, report
 from benchmarks.worker import Worker, measured
 from evaluation.artifacts import ReproError
 
@@ -35,6 +36,20 @@ def test_measured_sees_time_and_memory():
     value, cost = measured(lambda: len(bytearray(64 * 2**20)))
     assert value == 64 * 2**20
     assert cost["wall_seconds"] > 0 and 40 < cost["above_mib"] < 100 and cost["above_mib"] < cost["peak_mib"]
+
+
+def test_a_claim_is_held_where_its_value_is_on_the_right_side_of_its_bound():
+    held = [
+        make_claim("a", 1.0, "<=", 1.0), make_claim("a", 0.9, ">=", 1.0), make_claim("a", 1.05, "within", [0.9, 1.1]),
+        make_claim("a", None, "<=", 1.0), make_claim("a", 1.0, "<=", None),
+    ]  # fmt: skip
+    assert [claim["held"] for claim in held] == [True, False, True, None, None]
+
+
+def test_claims_that_are_not_met_are_printed_as_such(tmp_path, capsys):
+    claims = [make_claim("fast", 0.7, "<=", 0.65, length=2048), make_claim("unbounded", 3.0, ">=", None)]
+    report(tmp_path / "x.json", claims)
+    assert capsys.readouterr().out.splitlines()[0] == "fast 2048: 0.7 <= 0.65: NOT held"
 
 
 def test_a_worker_whose_process_fails_is_an_error():
