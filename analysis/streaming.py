@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 
 import torch
@@ -239,6 +239,31 @@ class SignalRecorder:
         return HeadStatistics(self.layers, torch.stack(spans, 1), torch.stack(waads, 1), fai)
 
 
+@contextmanager
+def mlps_in_pieces(model: PreTrainedModel, rows: int = 2048) -> Iterator[None]:
+    """The gated MLPs of a model take at most `rows` positions at once.
+
+    Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
+    """
+
+    def in_pieces(whole: Callable[[Tensor], Tensor], hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        if hidden.shape[1] <= rows:
+            return whole(hidden)
+        out = torch.empty_like(hidden)
+        for start in range(0, hidden.shape[1], rows):
+            out[:, start : start + rows] = whole(hidden[:, start : start + rows])
+        return out
+
+    mlps = [module for module in model.modules() if hasattr(module, "gate_proj") and hasattr(module, "down_proj")]
+    for mlp in mlps:
+        mlp.forward = partial(in_pieces, mlp.forward)
+    try:
+        yield
+    finally:
+        for mlp in mlps:
+            del mlp.forward  # the method of its class is there again
+
+
 @torch.no_grad()
 def head_statistics(
     model: PreTrainedModel,
@@ -250,6 +275,6 @@ def head_statistics(
 ) -> HeadStatistics:
     """One forward pass over right-padded sequences that ends after the last sampled layer (no logits, no masks)."""
     recorder = SignalRecorder(layers, response, window, horizons, early_exit=True)
-    with replaced_attention(model, recorder), suppress(_LastLayerRead):
+    with replaced_attention(model, recorder), mlps_in_pieces(model), suppress(_LastLayerRead):
         model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
     return recorder.statistics()

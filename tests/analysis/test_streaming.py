@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.signals import SignalConfig, attention_signals
-from analysis.streaming import attention_and_span, band_statistics, head_statistics
+from analysis.streaming import attention_and_span, band_statistics, head_statistics, mlps_in_pieces
 
 EVERY_LAYER = SignalConfig(layers="all", num_layers=None)
 MIXED = [(5, 40), (1, 7), (12, 25), (3, 1)]  # (prompt, response) tokens
@@ -209,6 +209,21 @@ def test_memory_grows_with_the_length_not_with_its_square(new_model, batch, hori
         largest.append(watch.elements)
         assert watch.elements < length * length
     assert largest[2] <= 2.1 * largest[1]  # twice as long, twice as large, but for the edges of the tiles
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_mlps_in_pieces_compute_the_same_from_fewer_positions_at_once(tiny, batch, kind):
+    model = tiny(kind)
+    ids, _, _ = batch([(4, 12)])
+    whole = model(input_ids=ids).logits
+    seen = []
+    handle = model.model.layers[0].mlp.gate_proj.register_forward_hook(lambda _m, _i, out: seen.append(out.shape[1]))
+    with mlps_in_pieces(model, rows=7):
+        torch.testing.assert_close(model(input_ids=ids).logits, whole)
+    assert seen == [7, 7, 2]
+    model(input_ids=ids)
+    handle.remove()
+    assert seen == [7, 7, 2, 16]  # as before
 
 
 def test_the_forward_pass_ends_after_the_last_layer_read(tiny, batch):
