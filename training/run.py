@@ -24,7 +24,8 @@ from evaluation.models import check_spec, load_model
 from evaluation.problems import DataError, load_problems
 from evaluation.prompts import build_prompt_ids
 from training.actors.attn import MODES
-from training.actors.megatron import Layout, MegatronLeader, MegatronProcesses, MegatronTrainActor, check, follow, join
+from training.actors.megatron import Layout, MegatronTrainActor, check
+from training.actors.megatron_ranks import MegatronLeader, MegatronProcesses, follow, join
 from training.actors.train import OptimConfig, TrainActor
 from training.credit import SIGNALS, CreditConfig
 from training.experiment import sampled_accuracy

@@ -34,8 +34,9 @@ from evaluation.models import load_model
 from evaluation.problems import Problem
 from evaluation.prompts import build_prompt_ids
 from training import loop
-from training.actors import megatron
-from training.actors.megatron import Layout, MegatronProcesses, RankError, check
+from training.actors import megatron_ranks
+from training.actors.megatron import Layout, MegatronTrainActor, check
+from training.actors.megatron_ranks import MegatronProcesses, RankError
 from training.actors.train import DivergedError, OptimConfig, TrainActor
 from training.countdown_traces import load_puzzles
 from training.credit import CreditConfig
@@ -331,9 +332,9 @@ def as_torchrun_does(rank, port, model, batches, folder):
     """A process with the environment that torchrun gives it; rank 0 leaves the weights in a file."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port)
     layout = Layout(tensor=2)
-    if megatron.join(model, layout) > 0:
-        return megatron.follow(megatron.MegatronTrainActor(model, OPTIM, folder, layout=layout))
-    leader = megatron.MegatronLeader(model, OPTIM, folder, layout=layout)
+    if megatron_ranks.join(model, layout) > 0:
+        return megatron_ranks.follow(MegatronTrainActor(model, OPTIM, folder, layout=layout))
+    leader = megatron_ranks.MegatronLeader(model, OPTIM, folder, layout=layout)
     for batch in batches:
         leader.step(*batch)
     leader.load_state_dict(leader.state_dict())

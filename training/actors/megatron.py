@@ -1,43 +1,44 @@
 """actor_train on Megatron-core: tensor, pipeline and data parallel ranks, the same step as training.actors.train.
 
-    MegatronTrainActor   what one rank does; every rank calls the same method with the same arguments
-    MegatronLeader       under torchrun: all ranks `join`, rank 0 runs the loop, the others `follow` it
-    MegatronProcesses    on one machine: each rank is a process of its own, the loop (and vLLM) stays in this one
-
-The whole mini-batch is on every rank, and each computes its part: micro-batches are dealt out to the data-parallel
-ranks, sequences without advantage are left out. Megatron-core is imported only when an actor is made.
+`MegatronTrainActor` is what one rank does; every rank calls the same method with the same arguments. Where the ranks
+live is in megatron_ranks.py. The whole mini-batch is on every rank, and each computes its part: micro-batches are dealt
+out to the data-parallel ranks, sequences without advantage are left out. Megatron-core is imported only when an actor
+is made.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import pickle
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import save_file
 from torch import Tensor
-from torch import multiprocessing as mp
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from evaluation.artifacts import ReproError, UsageError, atomic_path
+from evaluation.artifacts import UsageError
 from evaluation.generation.vllm import MissingEngine
 from training.actors.megatron_cpu import cuda_means_cpu
 from training.actors.megatron_weights import place, shard, unshard
-from training.actors.train import DivergedError, OptimConfig, by_length, combine
+from training.actors.train import (
+    DivergedError,
+    OptimConfig,
+    by_length,
+    combine,
+    loss_denominator,
+    require_float32,
+    save_batch,
+    up_to_its_end,
+    with_advantage,
+)
 from training.grpo import policy_loss
 
 FAMILIES = ("llama", "qwen2", "qwen3")
@@ -54,10 +55,6 @@ class Layout:
     sequence_parallel: bool = False  # norms and residuals divided among the tensor-parallel ranks too
 
 
-class RankError(ReproError):
-    """A process of Megatron's has died."""
-
-
 def check(model: PreTrainedModel, layout: Layout, world: int) -> None:
     """Refuse what cannot be computed, or would be computed wrongly, before any work.
 
@@ -69,8 +66,7 @@ def check(model: PreTrainedModel, layout: Layout, world: int) -> None:
         ValueError: weights that are not float32.
         MissingEngine: Megatron-core is not installed.
     """
-    if wrong := {p.dtype for p in model.parameters()} - {torch.float32}:
-        raise ValueError(f"weights must be float32 to be trained, not {', '.join(map(str, wrong))}")
+    require_float32(model)
     config, t, p = model.config, layout.tensor, layout.pipeline
     kind, rope = config.model_type, getattr(config, "rope_parameters", None) or {}
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -187,7 +183,7 @@ class MegatronTrainActor:
                 self._refuse("gradient", batch)
             clip_grad_by_total_norm_fp32(self.optimizer.get_parameters(), self.config.grad_clip, norm)
             self.steps += 1
-            lr = self.config.lr * min(1.0, self.steps / max(1, self.config.warmup))
+            lr = self.config.lr_at(self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step_with_ready_grads()
@@ -199,8 +195,7 @@ class MegatronTrainActor:
         from megatron.core.pipeline_parallel import get_forward_backward_func
 
         response, parts = batch["response"], []
-        parts_of_mean = response if self.loss_options["aggregation"] == "token_mean" else response.any(1)
-        denominator = parts_of_mean.sum()
+        denominator = loss_denominator(response, self.loss_options["aggregation"])
 
         def loss(ids, mask, old_logp, advantages, logits):
             logp = _response_logp(logits, ids, mask)
@@ -235,11 +230,9 @@ class MegatronTrainActor:
         """
         response, advantages = batch["response"], batch["advantages"]
         rank, size = self.ranks.get_data_parallel_rank(), self.ranks.get_data_parallel_world_size()
-        useful = ((advantages != 0) & response).any(1).nonzero()[:, 0]  # NaN != 0
-        position = torch.arange(1, response.shape[1] + 1, device=response.device)
-        reach = position <= (response * position).amax(1, keepdim=True)  # (B, N): up to the last response token
+        useful = with_advantage(advantages, response)
         at_once = max(1, min(self.config.micro_batch, -(-len(useful) // size)))
-        groups = list(by_length(reach[useful], at_once))[rank::size]
+        groups = list(by_length(up_to_its_end(response)[useful], at_once))[rank::size]
         return [
             tuple(F.pad(x[useful[rows], :width], (0, -width % self._multiple)) for x in batch.values())
             for rows, width in groups
@@ -265,8 +258,7 @@ class MegatronTrainActor:
     def _refuse(self, what: str, batch: dict[str, Tensor]) -> None:
         path = self.folder / f"diverged-{self.steps:06d}.safetensors"
         if dist.get_rank() == 0:
-            with atomic_path(path) as temporary:
-                save_file({name: x.contiguous().cpu() for name, x in batch.items()}, temporary)
+            save_batch(path, batch)
         raise DivergedError(f"gradient step {self.steps}: NaN or inf in the {what}; its batch is in {path.name}")
 
     # -------------------------------------------------------------------------------- weights and state
@@ -370,182 +362,3 @@ def _response_logp(
     logits = logits[:, :-1][predicted[:, 1:]].float()
     logp = -vocab_parallel_cross_entropy(logits, ids[predicted])  # (M,)
     return torch.zeros(response.shape, device=logp.device).masked_scatter(predicted, logp)
-
-
-# ------------------------------------------------------------------------------------------- for the loop
-
-
-class _FrontEnd:
-    """`TrainActor` as the loop knows it; the ranks do the work, and `model` has the new weights after each step."""
-
-    model: PreTrainedModel
-    ended = False  # no rank listens any more
-
-    def step(self, *batch: Tensor) -> dict[str, float]:
-        """See `TrainActor.step`."""
-        metrics, weights = self._call("step_and_export", *(x.cpu() for x in batch))
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(weights[name])
-        return metrics
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._call("state_dict")
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The optimizer's state; the weights are those that `model` has by now."""
-        self._call("load_state_dict", state, {n: p.detach().cpu() for n, p in self.model.named_parameters()})
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        raise NotImplementedError
-
-
-def join(model: PreTrainedModel, layout: Layout) -> int:
-    """Meet the other ranks that torchrun has started, after `check`; the rank of this one."""
-    check(model, layout, int(os.environ["WORLD_SIZE"]))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return dist.get_rank()
-
-
-class MegatronLeader(_FrontEnd):
-    """Rank 0 under torchrun; arguments as of `MegatronTrainActor`. The other ranks `follow`."""
-
-    def __init__(self, model: PreTrainedModel, *arguments: Any, **options: Any):
-        self.model, self.actor = model, MegatronTrainActor(model, *arguments, **options)
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        dist.broadcast_object_list([(name, arguments)], src=0)
-        self.ended = True  # an error here is an error on all ranks
-        result = getattr(self.actor, name)(*arguments)
-        self.ended = False
-        return result
-
-    def close(self) -> None:
-        """Let the other ranks go."""
-        if not self.ended:
-            dist.broadcast_object_list([None], src=0)
-            self.ended = True
-
-
-def follow(actor: MegatronTrainActor) -> None:
-    """Do what rank 0 does until it closes. Errors of a step are raised here as on rank 0."""
-    while True:
-        command: list[Any] = [None]
-        dist.broadcast_object_list(command, src=0)
-        if command[0] is None:
-            return
-        name, arguments = command[0]
-        getattr(actor, name)(*arguments)
-
-
-class MegatronProcesses(_FrontEnd):
-    """Starts `ranks` processes on this machine, one a GPU where there are GPUs; `close` ends them.
-
-    Args:
-        ranks: processes; None: tensor x pipeline, no data parallelism.
-        start: how a process is made; "fork" is faster, but not possible once CUDA or a second thread is in use.
-        arguments, options: as of `MegatronTrainActor`.
-
-    Raises:
-        UsageError, MissingEngine: see `check`.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        *arguments: Any,
-        layout: Layout,
-        ranks: int | None = None,
-        start: str = "spawn",
-        **options: Any,
-    ):
-        self.model, world = model, ranks or layout.tensor * layout.pipeline
-        check(model, layout, world)
-        self.meeting = Path(tempfile.mkdtemp(prefix="megatron-"))  # where the processes find each other
-        context = mp.get_context(start)
-        self.pipes: list[Connection] = []
-        self.processes = []
-        for rank in range(world):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_rank, args=(rank, world, self.meeting, theirs), daemon=True)
-            process.start()
-            theirs.close()  # so that the end of the process is the end of the pipe
-            self.pipes.append(ours)
-            self.processes.append(process)
-        for pipe in self.pipes:  # once all have started: each waits for the others before it reads
-            with suppress(ConnectionError):
-                _send(pipe, partial(MegatronTrainActor, model, *arguments, layout=layout, **options))
-        self._answers()
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        if self.ended:
-            raise RankError("Megatron's processes have ended")
-        for pipe in self.pipes:
-            with suppress(ConnectionError):  # it has ended, as its answer will show
-                _send(pipe, (name, arguments))
-        return self._answers()
-
-    def _answers(self) -> Any:
-        """Rank 0's answer, once all have answered; an error of theirs is raised here."""
-        answers = []
-        for rank, pipe in enumerate(self.pipes):
-            try:
-                answers.append(_receive(pipe))
-            except (EOFError, ConnectionError) as error:
-                for process in self.processes:  # the others may wait for it
-                    process.terminate()
-                self.close()
-                raise RankError(f"Megatron's process of rank {rank} has ended; what it wrote says why") from error
-        if isinstance(answers[0], ReproError):
-            self.close()
-            raise answers[0]
-        return answers[0]
-
-    def close(self) -> None:
-        """End the processes."""
-        if self.ended:
-            return
-        self.ended = True
-        for pipe in self.pipes:
-            with suppress(ConnectionError):  # it has ended before
-                _send(pipe, None)
-            pipe.close()
-        for process in self.processes:
-            process.join(timeout=20)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        shutil.rmtree(self.meeting, ignore_errors=True)
-
-
-def _send(pipe: Connection, message: Any) -> None:
-    """By value: `Connection.send` would share each tensor's memory, through a thread, after which nothing can fork."""
-    pipe.send_bytes(pickle.dumps(message))
-
-
-def _receive(pipe: Connection) -> Any:
-    return pickle.loads(pipe.recv_bytes())
-
-
-def _rank(rank: int, world: int, meeting: Path, pipe: Connection) -> None:
-    """The life of one process: makes the actor that the pipe brings, then answers each command, until the empty one."""
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(rank % torch.cuda.device_count())
-    else:
-        torch.set_num_threads(max(1, torch.get_num_threads() // world))
-    dist.init_process_group(
-        "nccl" if cuda else "gloo", init_method=f"file://{meeting}/ranks", rank=rank, world_size=world
-    )
-    actor = _receive(pipe)()
-    _send(pipe, None)
-    while command := _receive(pipe):
-        name, arguments = command
-        try:
-            answer = getattr(actor, name)(*arguments)
-        except ReproError as error:  # of all ranks
-            answer = error
-        _send(pipe, answer if rank == 0 else None)
-    dist.destroy_process_group()

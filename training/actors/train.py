@@ -38,6 +38,10 @@ class OptimConfig:
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     bf16: bool = True  # bfloat16 autocast on CUDA; the CPU always computes in float32
 
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a gradient step, counted from 1."""
+        return self.lr * min(1.0, step / max(1, self.warmup))
+
 
 def precision(model: PreTrainedModel, bf16: bool) -> AbstractContextManager:
     """Autocast to bfloat16 on CUDA if asked for; on a CPU nothing."""
@@ -67,6 +71,28 @@ def by_length(attention: Bool[Tensor, "B N"], batch: int) -> Iterator[tuple[Int[
             yield rows, int(lengths[rows].max())
 
 
+def with_advantage(advantages: Float[Tensor, "B N"], response: Bool[Tensor, "B N"]) -> Int[Tensor, "b"]:
+    """Indices of the sequences that have a gradient: those with an advantage other than 0 (NaN is other than 0)."""
+    return ((advantages != 0) & response).any(1).nonzero()[:, 0]
+
+
+def up_to_its_end(response: Bool[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
+    """Positions up to the last response token of each right-padded sequence."""
+    position = torch.arange(1, response.shape[1] + 1, device=response.device)
+    return position <= (response * position).amax(1, keepdim=True)
+
+
+def loss_denominator(response: Bool[Tensor, "B N"], aggregation: str) -> Int[Tensor, ""]:
+    """How many tokens (token_mean) or sequences (sequence_mean) the loss of a mini-batch is the mean of."""
+    return (response if aggregation == "token_mean" else response.any(1)).sum()
+
+
+def require_float32(model: PreTrainedModel) -> None:
+    """ValueError for weights of another type: a step of 1e-6 does not move a bfloat16 weight."""
+    if wrong := {p.dtype for p in model.parameters()} - {torch.float32}:
+        raise ValueError(f"weights must be float32 to be trained, not {', '.join(map(str, wrong))}")
+
+
 class TrainActor:
     """Owns the optimizer of `model`, whose weights must be float32.
 
@@ -75,7 +101,7 @@ class TrainActor:
         clip_low, clip_high, aggregation: see `policy_loss`.
 
     Raises:
-        ValueError: weights of another type: a step of 1e-6 does not move a bfloat16 weight.
+        ValueError: weights of another type.
     """
 
     def __init__(
@@ -88,8 +114,7 @@ class TrainActor:
         clip_high: float = 0.2,
         aggregation: str = "token_mean",
     ):
-        if wrong := {p.dtype for p in model.parameters()} - {torch.float32}:
-            raise ValueError(f"weights must be float32 to be trained, not {', '.join(map(str, wrong))}")
+        require_float32(model)
         self.model, self.config, self.folder = model, config, folder
         self.loss_options = {"clip_low": clip_low, "clip_high": clip_high, "aggregation": aggregation}
         self.steps = 0  # gradient steps done
@@ -117,11 +142,8 @@ class TrainActor:
             DivergedError: NaN or inf in the loss or the gradient; the weights are those before the step.
         """
         batch = {"input_ids": input_ids, "response": response, "old_logp": old_logp, "advantages": advantages}
-        parts_of_mean = response if self.loss_options["aggregation"] == "token_mean" else response.any(1)
-        denominator = parts_of_mean.sum()
-        useful = ((advantages != 0) & response).any(1).nonzero()[:, 0]  # NaN != 0
-        position = torch.arange(1, response.shape[1] + 1, device=response.device)
-        reach = position <= (response * position).amax(1, keepdim=True)  # (B, N): up to the last response token
+        denominator = loss_denominator(response, self.loss_options["aggregation"])
+        useful, reach = with_advantage(advantages, response), up_to_its_end(response)
 
         def gradients(micro_batch: int) -> tuple[list[float], list[dict[str, float]]]:
             for parameter in self.parameters:  # zeros, not None: momentum moves the weights even without a gradient
@@ -150,7 +172,7 @@ class TrainActor:
         if not bool(torch.isfinite(norm)):
             self._refuse("gradient", batch)
         self.steps += 1
-        lr = self.config.lr * min(1.0, self.steps / max(1, self.config.warmup))
+        lr = self.config.lr_at(self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
