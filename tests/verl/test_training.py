@@ -14,9 +14,10 @@ import torch
 pytest.importorskip("verl")
 
 from analysis.signals import SignalConfig
+from evaluation.generation.base import Completion
 from evaluation.models import load_model
 from training.actors.attn import AttnActor
-from training.actors.infer import Rollout
+from training.actors.infer import Rollout, collate
 from training.credit import CreditConfig, credit_weights
 from training.grpo import group_advantages
 from training.verl_plugin.data import write
@@ -76,16 +77,8 @@ def check(metrics: list[dict]) -> None:
 def dumped(folder: Path, step: int) -> tuple[Rollout, dict]:
     """What verl's trainer had in its queue, as a rollout of the single-machine loop."""
     data = torch.load(folder / f"step{step}.pt", weights_only=False)
-    pairs = list(zip(data["prompts"], data["responses"], strict=True))
-    width = max(len(p) + len(r) for p, r in pairs)
-    ids, position = torch.zeros(len(pairs), width, dtype=torch.long), torch.arange(width)
-    starts, ends = (torch.tensor(x)[:, None] for x in zip(*((len(p), len(p) + len(r)) for p, r in pairs), strict=True))
-    for row, (prompt, response) in enumerate(pairs):
-        ids[row, : len(prompt) + len(response)] = torch.cat([prompt, response])
-    attention = position < ends
-    response = attention & (position >= starts)
-    nothing = torch.full(ids.shape, float("nan"))
-    return Rollout(ids, attention, response, nothing, ("",) * len(pairs), torch.ones(len(pairs)).bool()), data
+    completions = [Completion(r.tolist(), "", [float("nan")] * len(r), "stop") for r in data["responses"]]
+    return collate([p.tolist() for p in data["prompts"]], completions, pad_id=0), data
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
