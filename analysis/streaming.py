@@ -255,13 +255,16 @@ def mlps_in_pieces(model: PreTrainedModel, rows: int = 2048) -> Iterator[None]:
         return out
 
     mlps = [module for module in model.modules() if hasattr(module, "gate_proj") and hasattr(module, "down_proj")]
+    own = [vars(mlp).get("forward") for mlp in mlps]  # what a library has put in the place of the method of the class
     for mlp in mlps:
         mlp.forward = partial(in_pieces, mlp.forward)
     try:
         yield
     finally:
-        for mlp in mlps:
-            del mlp.forward  # the method of its class is there again
+        for mlp, forward in zip(mlps, own, strict=True):
+            del mlp.forward
+            if forward is not None:
+                mlp.forward = forward
 
 
 @torch.no_grad()

@@ -226,6 +226,16 @@ def test_mlps_in_pieces_compute_the_same_from_fewer_positions_at_once(tiny, batc
     assert seen == [7, 7, 2, 16]  # as before
 
 
+def test_a_forward_that_a_library_has_put_into_an_mlp_is_there_afterwards(tiny):
+    """As accelerate does for models on several devices."""
+    mlp = tiny("llama").model.layers[0].mlp
+    hooked = mlp.forward = mlp.forward
+    with mlps_in_pieces(mlp):
+        assert mlp.forward is not hooked
+    assert vars(mlp)["forward"] is hooked
+    del mlp.forward
+
+
 def test_the_forward_pass_ends_after_the_last_layer_read(tiny, batch):
     model = tiny("qwen2")  # six layers; "middle" is 2..4
     ran = []
