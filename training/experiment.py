@@ -43,6 +43,7 @@ from training.loop import TrainConfig, train
 
 CONFIGS = Path(__file__).parent / "configs"
 ROOT = Path(__file__).resolve().parent.parent
+PASSES = ("micro_batch", "generation_batch", "forward_batch")  # of a recipe: memory, speed and rounding, not the result
 BASELINES = ("grpo", "random")  # what every other variant is compared with
 CURVES = (
     "reward_mean", "response_length", "entropy", "gamma_coverage", "gamma_mean", "advantage_size", "shaped_size",
@@ -118,9 +119,14 @@ def sampled_accuracy(
     return np.array(right).reshape(len(problems), sampling.samples)
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a run has been trained and measured."""
+    return (folder / "final.json").exists()
+
+
 def one_run(folder: Path, policy: str, config: TrainConfig, held_out: int, samples: int) -> None:
     """Train one variant with one seed, then measure it on held-out puzzles: final.json. Goes on where it was killed."""
-    if (folder / "final.json").exists():
+    if is_finished(folder):
         return
     torch.set_num_threads(1)
     model, tokenizer = load_model(policy)
@@ -163,9 +169,6 @@ def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held
     The bar counts the steps of all runs. A run that fails ends it, once those that are under way have ended. ReproError
     if a worker dies.
     """
-
-    def is_finished(folder: Path) -> bool:
-        return (folder / "final.json").exists()
 
     def steps_done() -> int:
         """The first line of a run's metrics is step 0; what came after its last checkpoint may be done again."""
@@ -239,7 +242,7 @@ def experiment(run: Run, name: str) -> None:
     for seed in settings["seeds"]:
         for variant, changes in variants.items():
             mark = sha256_of([*described, changes, seed])
-            folder = find_run(run.root, name, f"{variant}-seed{seed}", mark)
+            folder = find_run(run.root, name, f"{variant}-seed{seed}", mark, passes_of(recipe))
             configs[folder] = make_config(recipe, changes, steps=settings["steps"], seed=seed)
             runs.append((variant, seed, folder))
     run_all(str(policy), configs, settings["workers"], **measured)
@@ -260,28 +263,34 @@ def experiment(run: Run, name: str) -> None:
 
 
 def without_passes(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe without what changes memory and speed, and nothing but rounding of the result."""
-    sizes = ("micro_batch", "generation_batch", "forward_batch")
+    """The recipe without the sizes of passes: two runs that differ in these alone are the same run."""
     return {
-        name: {k: v for k, v in value.items() if k not in sizes} if isinstance(value, dict) else value
+        name: {k: v for k, v in value.items() if k not in PASSES} if isinstance(value, dict) else value
         for name, value in recipe.items()
     }
 
 
-def find_run(root: Path, experiment: str, name: str, mark: str) -> Path:
+def passes_of(recipe: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of passes in a recipe."""
+    tables = (value for value in recipe.values() if isinstance(value, dict))
+    return {key: table[key] for table in tables for key in PASSES if key in table}
+
+
+def find_run(root: Path, experiment: str, name: str, mark: str, passes: Mapping[str, int]) -> Path:
     """The folder of a run: of `experiment`, or of another one that has finished the same run; `mark` says what it is.
 
-    What is in the folder and is not that run is dropped.
+    What is in the folder and is not that run is dropped. So is an unfinished one in passes of other sizes: a checkpoint
+    goes on under its own settings only.
     """
     for folder in sorted(root.glob(f"*/{name}")):
-        if (folder / "final.json").exists() and read_json(folder / "run.json")["mark"] == mark:
+        if is_finished(folder) and read_json(folder / "run.json")["mark"] == mark:
             return folder
     folder = root / experiment / name
-    path = folder / "run.json"
-    if folder.exists() and not (path.exists() and read_json(path)["mark"] == mark):
+    path, own = folder / "run.json", {"mark": mark, "passes": dict(passes)}
+    if folder.exists() and not (path.exists() and read_json(path) == own):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"mark": mark})
+    write_json(path, own)
     return folder
 
 

@@ -18,6 +18,7 @@ from training.experiment import (
     load_toml,
     make_config,
     mean_and_interval,
+    passes_of,
     summarise,
     variants_of,
     with_passes_of,
@@ -77,27 +78,44 @@ def finished(folder, mark):
     return folder
 
 
+PASSES = {"micro_batch": 8}
+
+
 def test_a_run_is_kept_while_its_settings_are_the_same(tmp_path):
-    folder = find_run(tmp_path, "training", "grpo-seed0", "a")
-    assert folder == tmp_path / "training" / "grpo-seed0" and read_json(folder / "run.json") == {"mark": "a"}
+    folder = find_run(tmp_path, "training", "grpo-seed0", "a", PASSES)
+    assert folder == tmp_path / "training" / "grpo-seed0"
+    assert read_json(folder / "run.json") == {"mark": "a", "passes": PASSES}
     (folder / "metrics.jsonl").touch()
-    assert find_run(tmp_path, "training", "grpo-seed0", "a") == folder and (folder / "metrics.jsonl").exists()
-    assert find_run(tmp_path, "training", "grpo-seed0", "b") == folder and not (folder / "metrics.jsonl").exists()
-    assert read_json(folder / "run.json") == {"mark": "b"}
+    assert find_run(tmp_path, "training", "grpo-seed0", "a", PASSES) == folder and (folder / "metrics.jsonl").exists()
+    assert find_run(tmp_path, "training", "grpo-seed0", "b", PASSES) == folder
+    assert not (folder / "metrics.jsonl").exists() and read_json(folder / "run.json")["mark"] == "b"
 
 
 def test_a_run_that_another_experiment_has_finished_is_not_done_twice(tmp_path):
     other = finished(tmp_path / "training_extended" / "grpo-seed0", "a")
-    assert find_run(tmp_path, "ablations", "grpo-seed0", "a") == other
-    assert find_run(tmp_path, "ablations", "grpo-seed0", "b") == tmp_path / "ablations" / "grpo-seed0"
+    assert find_run(tmp_path, "ablations", "grpo-seed0", "a", PASSES) == other
+    assert find_run(tmp_path, "ablations", "grpo-seed0", "b", PASSES) == tmp_path / "ablations" / "grpo-seed0"
     (other / "final.json").unlink()
-    assert find_run(tmp_path, "ablations", "grpo-seed0", "a") == tmp_path / "ablations" / "grpo-seed0"
+    assert find_run(tmp_path, "ablations", "grpo-seed0", "a", PASSES) == tmp_path / "ablations" / "grpo-seed0"
+
+
+def test_only_a_finished_run_is_kept_when_the_size_of_a_pass_changes(tmp_path):
+    """A checkpoint of other passes would be refused by the loop, and the stage could not go on."""
+    folder = find_run(tmp_path, "training", "grpo-seed0", "a", PASSES)
+    (folder / "metrics.jsonl").touch()
+    find_run(tmp_path, "training", "grpo-seed0", "a", {"micro_batch": 4})
+    assert not (folder / "metrics.jsonl").exists()
+    write_json(folder / "final.json", {})
+    find_run(tmp_path, "training", "grpo-seed0", "a", PASSES)
+    assert (folder / "final.json").exists()
 
 
 def test_the_size_of_a_pass_does_not_make_another_run():
     recipe = load_toml("countdown")
     assert without_passes(recipe) == without_passes(with_passes_of(recipe, 8)) != recipe
     assert without_passes(recipe)["optim"]["lr"] == recipe["optim"]["lr"]
+    sizes = {"micro_batch": 8, "generation_batch": recipe["loop"]["generation_batch"], "forward_batch": 8}
+    assert passes_of(with_passes_of(recipe, 8)) == sizes
 
 
 # ------------------------------------------------------------------------------------------ summary
