@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
@@ -30,7 +31,7 @@ class RankError(ReproError):
     """A process of Megatron's has died."""
 
 
-class _FrontEnd:
+class _FrontEnd(ABC):
     """`TrainActor` as the loop knows it; the ranks do the work, and `model` has the new weights after each step."""
 
     model: PreTrainedModel
@@ -51,8 +52,13 @@ class _FrontEnd:
         """The optimizer's state; the weights are those that `model` has by now."""
         self._call("load_state_dict", state, {n: p.detach().cpu() for n, p in self.model.named_parameters()})
 
+    @abstractmethod
     def _call(self, name: str, *arguments: Any) -> Any:
-        raise NotImplementedError
+        """Method `name` of `MegatronTrainActor`, on every rank; the answer of rank 0."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the ranks go."""
 
 
 def join(model: PreTrainedModel, layout: Layout) -> int:
