@@ -157,8 +157,10 @@ def one_run(folder: Path, policy: str, config: TrainConfig, held_out: int, sampl
 
 
 def _be_worker() -> None:
-    """A worker must not outlive a killed parent: two processes would write into one run's folder. It draws no bars."""
+    """A worker must not outlive a killed parent: two processes would write into one run's folder. It draws no bars, and
+    leaves Ctrl-C, which a terminal sends to both, to the parent: interrupted itself, it would take up the next run."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"
     tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
 
@@ -166,8 +168,8 @@ def _be_worker() -> None:
 def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held_out: int, samples: int) -> None:
     """Every run that is not finished, `workers` at a time, in the order of `configs`, by folder.
 
-    The bar counts the steps of all runs. A run that fails ends it, once those that are under way have ended. ReproError
-    if a worker dies.
+    The bar counts the steps of all runs. A run that fails ends it, once those that are under way have ended; Ctrl-C ends
+    it at once, and costs what came after each run's last checkpoint. ReproError if a worker dies.
     """
 
     def steps_done() -> int:
@@ -195,6 +197,10 @@ def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held
                     job.result()
                 bar.set_postfix_str(f"{len(configs) - len(jobs)}/{len(configs)} runs", refresh=False)
                 bar.update(steps_done() - bar.n)
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
         except BrokenProcessPool as error:
             raise ReproError(
                 f"a worker process died, killed or out of memory ({sum(map(is_finished, configs))} of {len(configs)} "

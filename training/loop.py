@@ -188,7 +188,7 @@ def train(
 
         if evaluate is not None and fresh:
             keep({"step": 0, **run.evaluation(evaluate)})
-        with tqdm(total=config.steps, initial=run.done, desc=config.credit.strategy, unit="step", disable=None) as bar:
+        with tqdm(total=config.steps, initial=run.done, desc=config.credit.strategy, unit="step") as bar:
             while run.done < config.steps:
                 record = run.step()
                 last = run.done == config.steps

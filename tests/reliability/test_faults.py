@@ -1,12 +1,14 @@
 """What a long run meets besides kill -9. Each fault ends in a clear message, and what was finished stays."""
 
 import errno
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -225,6 +227,22 @@ def test_a_worker_that_dies_is_an_error_in_one_line_and_finished_runs_are_kept(t
     experiment.run_all("policy", configs, 1, 1, 1)
     assert sorted(path.parent.name for path in tmp_path.glob("*/final.json")) == ["a", "b", "c"]
     assert (tmp_path / "a" / "final.json").stat().st_mtime_ns == before
+
+
+def interrupt_and_go_on(folder, *_):
+    """Stands for a long training run, whose terminal sends Ctrl-C to its worker and to the parent."""
+    (folder.parent / f"{folder.name} began").touch()
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(600)
+
+
+def test_ctrl_c_ends_the_runs_under_way_and_begins_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "one_run", interrupt_and_go_on)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run_all("policy", {tmp_path / name: CONFIG for name in "abc"}, 1, 1, 1)
+    assert [path.name for path in tmp_path.glob("*began")] == ["a began"]
+    assert not multiprocessing.active_children()
 
 
 REQUESTS = [Request(str(number), [number + 1]) for number in range(6)]
