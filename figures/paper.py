@@ -66,6 +66,14 @@ def coupling(statistic: str, layers: str = "all") -> dict[str, float]:
     )
 
 
+def average(*path: str | int) -> float:
+    """The mean over the five mathematics benchmarks, percent: the last number of a row of paper.yaml, by its keys."""
+    row = reported()
+    for key in path:
+        row = row[key]
+    return float(row[-1])
+
+
 def same_side(low: float, high: float, paper: float, null: float = 0.0) -> str:
     """Is the effect on the paper's side of `null`? Decided by our interval [low, high] alone.
 

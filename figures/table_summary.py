@@ -14,7 +14,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from figures import accuracy, paper, table1_perturbation, table2_couplings, table4_math, table6_families
+from figures import (
+    accuracy,
+    paper,
+    table1_perturbation,
+    table2_couplings,
+    table4_math,
+    table6_families,
+    table_training,
+)
 from figures.tables import Table, count, estimate, number
 
 NAN = float("nan")
@@ -25,25 +33,22 @@ VERDICTS = ("yes", "not shown", "opposite", "not run")
 STRATEGIES = ("random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm")
 ATTENTION = ("local_chunk", "global_anchor", "coupled_rhythm")
 
-# (the paper's table, row) less (row): a claim about two variants of the embedded experiment, by their names there, and
-# which rows of paper.yaml hold the paper's two averages.
+# (the paper's table, a variant of the embedded experiment, another) and where paper.yaml has the other's number, in the
+# same table: the claim is the first less the second.
 ABLATIONS = (
+    *(("Table 5", name, "grpo", "grpo") for name in ("global_bottom40", "local_bottom40", "coupled_bottom40")),
     *(
-        ("Table 5", "table5_ablation", (name, name), ("grpo", "grpo"))
-        for name in ("global_bottom40", "local_bottom40", "coupled_bottom40")
-    ),
-    *(
-        ("Table 5", "table5_ablation", (name, name), ("coupled_rhythm", "coupled_top40"))
+        ("Table 5", name, "coupled_rhythm", "coupled_top40")
         for name in ("coupled_top20", "coupled_top60", "coupled_top80", "coupled_top100")
     ),
-    *(
-        ("Table 7a", "table7a_sign", (name, name), ("coupled_rhythm", "both"))
-        for name in ("positive_only", "negative_only")
-    ),
-    *(
-        ("Table 9", "table9_layer_range", (f"layers_{name}", name), ("coupled_rhythm", "middle"))
-        for name in ("all", "top", "bottom")
-    ),
+    *(("Table 7a", name, "coupled_rhythm", "both") for name in ("positive_only", "negative_only")),
+    *(("Table 9", name, "coupled_rhythm", "middle") for name in ("layers_all", "layers_top", "layers_bottom")),
+    ("Table 14", "global_all_heads", "global_anchor", "targeted"),
+    ("Table 14", "local_all_heads", "local_chunk", "targeted"),
+    ("Table 14", "coupled_all_heads", "coupled_rhythm", "targeted"),
+    *(("Table 19", name, "local_chunk", 10) for name in ("local_W5", "local_W20")),
+    *(("Table 19", name, "global_anchor", 10) for name in ("global_lo0", "global_lo10")),
+    *(("Table 19", name, "global_anchor", 100) for name in ("global_hi20", "global_hiend")),
 )
 
 
@@ -120,10 +125,11 @@ def _training(experiment: dict | None) -> Iterator[dict]:
 
 def _ablations(experiment: dict | None) -> Iterator[dict]:
     """The paper's averages over five mathematics benchmarks, ours on Countdown."""
-    for table, source, (own, own_row), (other, other_row) in ABLATIONS:
-        reported = paper.reported()[source]
+    for table, own, other, default in ABLATIONS:
+        path = table_training.PAPER[own]
+        theirs = paper.average(*path) - paper.average(*path[:-1], default)
         claim = f"{own.replace('_', ' ')} less {accuracy.LABELS[other]} (points)"
-        yield _difference(table, claim, reported[own_row][-1] - reported[other_row][-1], experiment, own, other)
+        yield _difference(table, claim, theirs, experiment, own, other)
 
 
 def _difference(table: str, claim: str, theirs: float, experiment: dict | None, own: str, other: str) -> dict:

@@ -9,41 +9,48 @@ from figures.accuracy import LABELS
 from figures.paper import MISSING
 from figures.tables import Table, defined, ends, estimate, number
 
-# variant -> where the paper's average over its five mathematics benchmarks stands: (table of paper.yaml, path)
+# variant -> where paper.yaml has its accuracies on the five mathematics benchmarks. Table 19's horizons stand for those
+# in the same ratio to the default: ours is (5, 40), the paper's (10, 100).
 PAPER = {
-    "global_bottom40": ("table5_ablation", "global_bottom40"),
-    "local_bottom40": ("table5_ablation", "local_bottom40"),
-    "coupled_bottom40": ("table5_ablation", "coupled_bottom40"),
-    "coupled_top20": ("table5_ablation", "coupled_top20"),
-    "coupled_top60": ("table5_ablation", "coupled_top60"),
-    "coupled_top80": ("table5_ablation", "coupled_top80"),
-    "coupled_top100": ("table5_ablation", "coupled_top100"),
-    "positive_only": ("table7a_sign", "positive_only"),
-    "negative_only": ("table7a_sign", "negative_only"),
-    "layers_all": ("table9_layer_range", "all"),
-    "layers_top": ("table9_layer_range", "top"),
-    "layers_bottom": ("table9_layer_range", "bottom"),
+    **{
+        name: ("table5_ablation", name)
+        for name in (
+            *("global_bottom40", "local_bottom40", "coupled_bottom40"),
+            *("coupled_top20", "coupled_top60", "coupled_top80", "coupled_top100"),
+        )
+    },
+    **{name: ("table7a_sign", name) for name in ("positive_only", "negative_only")},
+    **{f"layers_{name}": ("table9_layer_range", name) for name in ("all", "top", "bottom")},
+    "global_all_heads": ("table14_heads", "global_anchor", "all_heads"),
+    "local_all_heads": ("table14_heads", "local_chunk", "all_heads"),
+    "coupled_all_heads": ("table14_heads", "coupled_rhythm", "all_heads"),
+    "local_W5": ("table19_hyperparameters", "local_chunk_W", 5),
+    "local_W20": ("table19_hyperparameters", "local_chunk_W", 20),
+    "global_lo0": ("table19_hyperparameters", "global_anchor_H_lo", 0),
+    "global_lo10": ("table19_hyperparameters", "global_anchor_H_lo", 20),
+    "global_hi20": ("table19_hyperparameters", "global_anchor_H_hi", 50),
+    "global_hiend": ("table19_hyperparameters", "global_anchor_H_hi", "eos"),
 }
-
 
 SETTINGS = {  # of an ablation table: where Table 4 has its GRPO and its random credit
     "table5_ablation": "qwen3_8b_base_1k",
     "table7a_sign": "qwen3_8b_base_1k",
     "table9_layer_range": "qwen3_4b_base_1k",
+    "table14_heads": "qwen3_4b_base_1k",
+    "table19_hyperparameters": "qwen3_4b_base_1k",
 }
 
 
 def papers_number(variant: str) -> float:
     """The paper's accuracy in percent: Countdown for a strategy (Table 3), the mean of five benchmarks for an ablation.
 
-    NaN where it has none, or where the settings are not the same (Tables 14 and 19 at another scale).
+    NaN where it has none.
     """
     strategies = paper.reported()["table3_puzzles_qa"]
     if variant in strategies:
         return float(strategies[variant]["countdown"])
     if variant in PAPER:
-        table, row = PAPER[variant]
-        return float(paper.reported()[table][row][-1])
+        return paper.average(*PAPER[variant])
     return float("nan")
 
 
@@ -54,7 +61,7 @@ def papers_gain(variant: str, baseline: str) -> float:
         return papers_number(variant) - papers_number(baseline)
     if variant in PAPER:
         setting = SETTINGS[PAPER[variant][0]]
-        return papers_number(variant) - paper.reported()["table4_math"][setting][baseline][-1]
+        return papers_number(variant) - paper.average("table4_math", setting, baseline)
     return float("nan")
 
 
@@ -100,7 +107,8 @@ def make(experiment: dict, title: str) -> Table:
         f" {settings['steps']} steps; seeds {settings['seeds']}. Accuracy: mean over seeds with its 95% t interval over"
         " seeds; differences in points, paired by seed, with the p-value of a paired t test, not corrected for the"
         " number of rows. Paper: Countdown for the strategies (Qwen3-4B-Base), the mean of five mathematics benchmarks"
-        " for the ablations; another task and scale, so only signs can be compared."
+        " for the ablations, horizons by their ratio to the default; another task and scale, so only signs can be"
+        " compared."
         f" {MISSING}: one seed, or nothing to compare."
     )
     return Table(facts, shown, title, note)

@@ -168,8 +168,8 @@ def _be_worker() -> None:
 def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held_out: int, samples: int) -> None:
     """Every run that is not finished, `workers` at a time, in the order of `configs`, by folder.
 
-    The bar counts the steps of all runs. A run that fails ends it, once those that are under way have ended; Ctrl-C ends
-    it at once, and costs what came after each run's last checkpoint. ReproError if a worker dies.
+    The bar counts the steps of all runs. A run that fails ends it, once those that are under way have ended; Ctrl-C
+    ends it at once, and costs what came after each run's last checkpoint. ReproError if a worker dies.
     """
 
     def steps_done() -> int:

@@ -11,6 +11,7 @@ import pytest
 from figures import fig_credit, fig_summary, style, table_summary, table_training, tables
 from figures.inputs import MissingResult, Results
 from figures.table_summary import VERDICTS, t_interval
+from training.experiment import variants_of
 
 
 @pytest.fixture
@@ -121,11 +122,30 @@ def test_the_figure_draws_what_was_run(build, experiment):
             fig.canvas.draw()
 
 
+def test_the_papers_ablations_by_hand(build):
+    facts = build().set_index("claim")
+    for claim, paper in (
+        ("layers all less coupled rhythm (points)", 35.1 - 39.2),
+        ("local all heads less local chunk (points)", 36.6 - 38.6),
+        ("local W5 less local chunk (points)", 37.2 - 38.6),
+        ("global lo0 less global anchor (points)", 34.8 - 38.2),
+        ("global hiend less global anchor (points)", 37.4 - 38.2),
+    ):
+        assert facts.loc[claim, "paper"] == pytest.approx(paper)
+
+
+def test_every_ablation_has_a_claim_and_a_number():
+    names = {row[1] for row in table_summary.ABLATIONS}
+    assert names == set(table_training.PAPER) == set(variants_of(["table5", "table7a", "table9", "table14", "table19"]))
+
+
 def test_the_papers_difference_stands_beside_ours(experiment):
     assert table_training.papers_gain("coupled_rhythm", "random") == pytest.approx(63.1 - 55.0)
     assert table_training.papers_gain("coupled_bottom40", "grpo") == pytest.approx(32.5 - 39.4)
     assert table_training.papers_gain("layers_top", "random") == pytest.approx(36.4 - 37.1)
-    assert math.isnan(table_training.papers_gain("local_W5", "grpo"))
+    assert table_training.papers_gain("local_all_heads", "grpo") == pytest.approx(36.6 - 37.1)
+    assert table_training.papers_gain("global_lo10", "grpo") == pytest.approx(37.2 - 37.1)  # H_lo 20: twice the default
+    assert math.isnan(table_training.papers_gain("another", "grpo"))
     with style.theme():
         fig_credit.draw(experiment(2)).canvas.draw()
 
