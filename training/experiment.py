@@ -188,6 +188,7 @@ def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _be_worker) as pool,
     ):
         todo = {folder: config for folder, config in configs.items() if not is_finished(folder)}
+        others = multiprocessing.active_children()
         jobs = [pool.submit(one_run, folder, policy, config, held_out, samples) for folder, config in todo.items()]
         try:
             while jobs:
@@ -198,7 +199,7 @@ def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held
                 bar.set_postfix_str(f"{len(configs) - len(jobs)}/{len(configs)} runs", refresh=False)
                 bar.update(steps_done() - bar.n)
         except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()).difference(others):
                 process.kill()
             raise
         except BrokenProcessPool as error:
@@ -229,7 +230,7 @@ def ablations(run: Run) -> None:
 
 
 def experiment(run: Run, name: str) -> None:
-    """Do the runs of table [name] of the profile below NAME/, then write NAME.csv and NAME.json.
+    """Do the runs of table [name] of the profile below NAME/, then write NAME.csv (six digits) and NAME.json.
 
     A finished run is kept as long as its settings and its policy are the same, whatever has happened to the code: the
     manifest says with which code the summary was made. Delete its folder to do it again. A run that another experiment
@@ -261,7 +262,9 @@ def experiment(run: Run, name: str) -> None:
         ],
         ignore_index=True,
     )
-    write_table(run.path(f"{name}.csv"), curves[["variant", "seed", "step", *(c for c in CURVES if c in curves)]])
+    measures = [column for column in CURVES if column in curves]
+    rounded = curves[measures].map(lambda value: float(f"{value:.6g}"))  # metrics.jsonl has every digit
+    write_table(run.path(f"{name}.csv"), pd.concat([curves[["variant", "seed", "step"]], rounded], axis=1))
     write_json(
         run.path(f"{name}.json"),
         {"settings": settings, "recipe": recipe, "variants": variants, "results": summarise(finals, curves)},

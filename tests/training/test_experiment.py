@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.artifacts import Run, UsageError, read_json, write_json
+from evaluation.artifacts import Run, UsageError, read_json, read_jsonl, write_json
 from evaluation.models import load_model
 from reproduce import load_profile
 from training import experiment
@@ -174,6 +174,8 @@ def test_two_strategies_train_and_are_summarised(tmp_path, monkeypatch):
     assert [r["variant"] for r in result["results"]] == ["grpo", "random"]
     curves = pd.read_csv(run.path("training.csv"))
     assert len(curves) == 2 * 3
+    exact = read_jsonl(run.path("training", "random-seed0", "metrics.jsonl"))[-1]["entropy"]
+    assert curves["entropy"].iloc[-1] == float(f"{exact:.6g}") != exact
     steps = curves[curves["step"] > 0]
     assert (steps[steps["variant"] == "grpo"]["gamma_coverage"] == 0).all()
     assert ((steps[steps["variant"] == "random"]["gamma_coverage"] - 0.4).abs() < 0.03).all()
