@@ -16,6 +16,7 @@ MAKERS = {  # result file: the stage that writes it
     "responses.jsonl": "responses",
     "tokens.parquet": "couplings",
     "token_credit.parquet": "credit",
+    "credit_sensitivity.csv": "credit",
     "maps.npz": "signals",
     "couplings.json": "couplings",
     "sensitivity.csv": "couplings",
@@ -38,6 +39,7 @@ TABLES = (
     "table10_layers",
     "table20_overlap",
     "table_sensitivity",
+    "table_credit_sensitivity",
     "summary",
     "training",
     "training_extended",
@@ -90,6 +92,11 @@ class Results:
         tokens = self.tokens
         credit = pd.read_parquet(self._path("token_credit.parquet"), columns=["response", "t", "gamma"])
         return tokens.merge(credit, on=["response", "t"], how="left", validate="one_to_one")
+
+    @cached_property
+    def credit_sensitivity(self) -> pd.DataFrame:
+        """One row a choice that the paper leaves open and response: how much of the defaults' credit stays."""
+        return pd.read_csv(self._path("credit_sensitivity.csv"))
 
     @cached_property
     def maps(self) -> dict:

@@ -1,4 +1,4 @@
-"""Put the committed tables into README.md, so that no number there is typed by hand.
+"""Put the committed tables into README.md and docs/method.md, so that no number of theirs is typed by hand.
 
     python -m figures.readme
 
@@ -17,6 +17,7 @@ from evaluation.artifacts import read_json, write_text
 from reproduce import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/method.md")
 BLOCK = re.compile(r"<!-- (results/\S+\.md|stages) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -43,7 +44,7 @@ def stage_minutes(root: Path = ROOT) -> str:
 
 
 def filled(text: str, root: Path = ROOT) -> str:
-    """README's text with every block made anew."""
+    """A page's text with every block made anew."""
 
     def block(match: re.Match) -> str:
         name = match.group(1)
@@ -54,4 +55,5 @@ def filled(text: str, root: Path = ROOT) -> str:
 
 
 if __name__ == "__main__":
-    write_text(ROOT / "README.md", filled((ROOT / "README.md").read_text(encoding="utf-8")))
+    for page in PAGES:
+        write_text(ROOT / page, filled((ROOT / page).read_text(encoding="utf-8")))

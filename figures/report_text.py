@@ -97,12 +97,16 @@ SECTIONS = (
         "training",
         "Credit in training (Section 5)",
         "A policy of about a million parameters learns Countdown puzzles with each credit strategy: same warm start, "
-        "same puzzles, same random numbers; only γ differs.",
-        tuple(
-            name
-            for experiment in EXPERIMENTS
-            for name in (f"fig_{experiment}", f"fig_credit_{experiment}", experiment)
-            if name in CAPTIONS or name == experiment
+        "same puzzles, same random numbers; only γ differs. The last table asks which tokens get credit: on the "
+        "sampled responses of the model above, under other answers to what the paper leaves open.",
+        (
+            *(
+                name
+                for experiment in EXPERIMENTS
+                for name in (f"fig_{experiment}", f"fig_credit_{experiment}", experiment)
+                if name in CAPTIONS or name == experiment
+            ),
+            "table_credit_sensitivity",
         ),
     ),
     Section(

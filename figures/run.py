@@ -22,6 +22,7 @@ from figures import (
     table6_families,
     table10_layers,
     table20_overlap,
+    table_credit_sensitivity,
     table_sensitivity,
     table_summary,
     table_training,
@@ -49,6 +50,9 @@ TABLES = {
     "table6_families": lambda data, seed: table6_families.make(data.evaluations, data.model),
     "table10_layers": lambda data, seed: table10_layers.make(data.couplings, data.model, seed),
     "table20_overlap": lambda data, seed: table20_overlap.make(data.peak_overlap, data.model, seed),
+    "table_credit_sensitivity": lambda data, seed: table_credit_sensitivity.make(
+        data.credit_sensitivity, data.model, seed
+    ),
     "table_sensitivity": lambda data, seed: table_sensitivity.make(data.sensitivity, data.model, seed),
 }
 # What optional stages have left: experiment -> title of its table.

@@ -27,14 +27,15 @@ def test_ruff_is_content(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_tables_in_the_readme_are_the_committed_ones(tmp_path):
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_the_tables_in_a_page_are_the_committed_ones(tmp_path, page):
     """What git holds: a run on another machine may have changed the files since."""
-    for path in tracked("README.md", "results/*/manifest.json", "results/*/tables/*.md"):
+    for path in tracked(page, "results/*/manifest.json", "results/*/tables/*.md"):
         name = path.relative_to(ROOT).as_posix()
         done = subprocess.run(["git", "show", f":{name}"], cwd=ROOT, capture_output=True, check=True)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(done.stdout)
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    text = (tmp_path / page).read_text(encoding="utf-8")
     assert readme.filled(text, tmp_path) == text, "run: python -m figures.readme"
 
 

@@ -3,13 +3,21 @@
 tokens.parquet holds WAAD and FAI as the paper's analysis reads them: every layer, FAI to the end of the response.
 Training reads others (SignalConfig's defaults: five middle layers, FAI over the band of Eq. 10), and gamma follows
 those. So both signals are averaged anew, over the heads that training would choose, from signals/: no model is loaded.
+
+The same is done under every other answer to what the paper leaves open, one change at a time: how much of the credit
+goes to other tokens then.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from analysis.heads import head_sets, select_layers
 from analysis.read_signals import HORIZONS, WINDOW, load
@@ -19,34 +27,108 @@ from training.credit import CreditConfig, credit_weights
 
 CREDIT = CreditConfig()
 SIGNALS = SignalConfig(window=WINDOW, horizon=HORIZONS["fai_band"])  # the defaults; what signals/ holds of each head
+# Fields of SignalConfig and CreditConfig, and the values that are tried in place of the default. Another strategy is no
+# answer to an open question: random credit says what overlap chance gives, the others how far the strategies agree.
+SIGNAL_CHOICES: dict[str, tuple[Any, ...]] = {
+    "row": ("predictor",),
+    "layers": ("all", "bottom", "top"),
+    "num_layers": (None,),
+    "head_fraction": (0.2, 0.5, None),
+    "horizon": (HORIZONS["fai_open"],),
+}
+CREDIT_CHOICES: dict[str, tuple[Any, ...]] = {
+    "topq": ("threshold",),
+    "undefined_fai": ("zero",),
+    "tau_waad": (0.25, 0.75),
+    "tau_delta": (0.25, 0.75),
+    "neighborhood": (1, 5),
+    "intro": ("nearest",),
+    "alpha": (0.25, 0.75),
+    "strategy": ("global_anchor", "local_chunk", "entropy", "random"),
+}
 
 
 def stage(run: Run) -> None:
-    """Write token_credit.parquet: one row a token of tokens.parquet, joined to it by `response` and `t`."""
+    """Write token_credit.parquet, a row a token of tokens.parquet, joined to it by `response` and `t`; and
+    credit_sensitivity.csv, a row a choice and response."""
     responses = load(run.path("signals"))
     if not responses:
         raise ReproError("signals/ holds no response: delete the folder, and the stage 'signals' makes it anew")
     write_table(
         run.path("token_credit.parquet"), pd.concat([token_credit(one) for one in responses], ignore_index=True)
     )
+    generator = torch.Generator().manual_seed(run.seed)
+    rows = [row for one in responses for row in sensitivity(one, generator)]
+    write_table(run.path("credit_sensitivity.csv"), pd.DataFrame(rows).sort_values("choice", kind="stable"))
 
 
 def token_credit(response: dict[str, np.ndarray]) -> pd.DataFrame:
     """WAAD (tokens), FAI and gamma of each token `t` of one response, as training reads them."""
-    span = torch.from_numpy(response["span"])  # (L, H)
-    layers = list(select_layers(len(span), SIGNALS.layers, SIGNALS.num_layers))
-    local, glob = head_sets(span[layers], SIGNALS.head_fraction)
-    rows = {"token": slice(1, None), "predictor": slice(None, -1)}[SIGNALS.row]
-    waad = torch.from_numpy(response["waad"][layers][..., rows])[local].float().mean(0)  # (n,)
-    fai = torch.from_numpy(response["fai_band"][layers])[glob].float().mean(0)  # (n,)
-    whole = torch.ones(1, len(waad), dtype=torch.bool)
-    gamma = credit_weights(whole, CREDIT, waad=waad[None], fai=fai[None])[0]
+    waad, fai = training_signals(response, SIGNALS)
     return pd.DataFrame(
         {
             "response": str(response["response"]),
             "t": range(len(waad)),
             "waad": waad.numpy(),
             "fai": fai.numpy(),
-            "gamma": gamma.numpy(),
+            "gamma": gamma_of(response, SIGNALS, CREDIT).numpy(),
         }
     )
+
+
+def sensitivity(response: dict[str, np.ndarray], generator: torch.Generator) -> list[dict[str, Any]]:
+    """For each choice, how much of the defaults' credit, e = gamma - 1, stays where it is in one response.
+
+    stays: sum over tokens of the smaller e of the two; default: of the defaults' e; extra: of the choice's; credited:
+    tokens with gamma other than 1 under the choice, of `tokens`.
+    """
+    default = gamma_of(response, SIGNALS, CREDIT) - 1  # (n,)
+    choices = [("default", "", SIGNALS, CREDIT)]
+    for name, values in SIGNAL_CHOICES.items():
+        choices += [(name, value, replace(SIGNALS, **{name: value}), CREDIT) for value in values]
+    for name, values in CREDIT_CHOICES.items():
+        choices += [(name, value, SIGNALS, replace(CREDIT, **{name: value})) for value in values]
+    rows = []
+    for number, (name, value, signals, credit) in enumerate(choices):
+        extra = gamma_of(response, signals, credit, generator) - 1  # (n,)
+        rows.append(
+            {
+                "choice": number,
+                "name": name,
+                "value": "all" if value is None else "0 to the end" if name == "horizon" else value,
+                "response": str(response["response"]),
+                "stays": torch.minimum(extra, default).sum().item(),
+                "default": default.sum().item(),
+                "credited": int((extra != 0).sum()),
+                "extra": extra.sum().item(),
+                "tokens": len(extra),
+            }
+        )
+    return rows
+
+
+def training_signals(
+    response: dict[str, np.ndarray], config: SignalConfig
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """WAAD (tokens) and FAI of one response: means over the heads that `config` chooses, float32."""
+    span = torch.from_numpy(response["span"])  # (L, H)
+    layers = list(select_layers(len(span), config.layers, config.num_layers))
+    local, glob = head_sets(span[layers], config.head_fraction)  # (l, H) each
+    rows = {"token": slice(1, None), "predictor": slice(None, -1)}[config.row]
+    horizon = next(name for name, bounds in HORIZONS.items() if bounds == config.horizon)
+    waad = torch.from_numpy(response["waad"][layers][..., rows])[local].float().mean(0)  # (n,)
+    fai = torch.from_numpy(response[horizon][layers])[glob].float().mean(0)  # (n,)
+    return waad, fai
+
+
+def gamma_of(
+    response: dict[str, np.ndarray],
+    signals: SignalConfig,
+    credit: CreditConfig,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "n"]:
+    """gamma of each token of one response."""
+    waad, fai = training_signals(response, signals)
+    entropy = torch.from_numpy(response["entropy"])
+    whole = torch.ones(1, len(waad), dtype=torch.bool)
+    return credit_weights(whole, credit, waad=waad[None], fai=fai[None], entropy=entropy[None], generator=generator)[0]

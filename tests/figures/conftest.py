@@ -224,6 +224,17 @@ def write_results(root: Path) -> Path:
     write_table(root / "tokens.parquet", tokens)
     gamma = np.where(tokens["fai_peak"], 1.5, 1.0)
     write_table(root / "token_credit.parquet", tokens[["response", "t", "waad", "fai"]].assign(gamma=gamma))
+    write_table(
+        root / "credit_sensitivity.csv",
+        pd.DataFrame(
+            {"choice": number, "name": name, "value": value, "response": f"p{i}", "stays": stays, "default": 10.0,
+             "credited": 20, "extra": 10.0, "tokens": 50}
+            for number, (name, value, stays) in enumerate(
+                (("default", "", 10.0), ("layers", "all", 6.0), ("alpha", 0.25, 9.0), ("strategy", "random", 4.0))
+            )
+            for i in range(6)
+        ),
+    )  # fmt: skip
     write_jsonl(
         root / "responses.jsonl",
         (

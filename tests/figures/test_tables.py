@@ -13,6 +13,7 @@ from figures import (
     table2_couplings,
     table10_layers,
     table20_overlap,
+    table_credit_sensitivity,
     table_sensitivity,
     tables,
 )
@@ -166,6 +167,25 @@ def test_sensitivity():
     assert shown.iloc[-1, 6:9].tolist() == ["52.0", "171.5", "42.5"]
     words = table_sensitivity.reading(table_sensitivity.build(frame, 0)).splitlines()
     assert "from -10.0% to 40.0% over 2 conventions" in words[2] and "side of zero in 1, on the other in 1" in words[2]
+
+
+def test_credit_sensitivity_sums_over_responses_and_then_divides():
+    """Two responses under one choice: (1 + 2) of (2 + 10) units of credit stay, 5 of 20 tokens are credited."""
+    common = {"choice": 3, "name": "horizon", "value": "0 to the end"}
+    frame = pd.DataFrame(
+        [
+            common | {"response": "a", "stays": 1.0, "default": 2.0, "credited": 1, "extra": 0.5, "tokens": 8},
+            common | {"response": "b", "stays": 2.0, "default": 10.0, "credited": 4, "extra": 1.5, "tokens": 12},
+        ]
+    )
+    facts = table_credit_sensitivity.build(frame, seed=0)
+    row = facts.iloc[0]
+    assert row["stays"] == pytest.approx(25) and (row["stays_low"], row["stays_high"]) == pytest.approx((20, 50))
+    assert row["credited"] == pytest.approx(25) and row["gamma"] == pytest.approx(1.1) and row["n_responses"] == 2
+    shown = table_credit_sensitivity.shown(facts).iloc[0].tolist()
+    assert shown == ["rows that count for FAI", "0 to the end", "25.0 [20.0, 50.0]", "25.0", "1.100", 2]
+    too_short = frame.assign(stays=0.0, default=0.0, credited=0, extra=0.0)
+    assert table_credit_sensitivity.shown(table_credit_sensitivity.build(too_short, 0)).iloc[0, 2] == paper.MISSING
 
 
 def test_a_table_is_written_in_three_forms(tmp_path, data):
