@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partialmethod
@@ -36,6 +36,7 @@ from evaluation.grading import grade
 from evaluation.models import load_model, model_sha256
 from evaluation.problems import Problem
 from evaluation.prompts import build_prompt_ids
+from training import checkpoint
 from training.actors.train import OptimConfig
 from training.countdown_traces import load_puzzles
 from training.credit import CreditConfig
@@ -172,19 +173,22 @@ def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held
     ends it at once, and costs what came after each run's last checkpoint. ReproError if a worker dies.
     """
 
-    def steps_done() -> int:
-        """The first line of a run's metrics is step 0; what came after its last checkpoint may be done again."""
-        steps = 0
-        for folder, config in configs.items():
-            metrics = folder / "metrics.jsonl"
-            if is_finished(folder):
-                steps += config.steps
-            elif metrics.exists():
-                steps += max(0, metrics.read_bytes().count(b"\n") - 1)
-        return steps
+    def steps_done(unfinished: Callable[[Path], int]) -> int:
+        return sum(config.steps if is_finished(folder) else unfinished(folder) for folder, config in configs.items())
 
+    def kept(folder: Path) -> int:
+        """Steps of a run that need not be done again: those before its last checkpoint."""
+        newest = checkpoint.steps(folder / "checkpoints")[-1:]
+        return sum(int(path.name.removeprefix("step-")) for path in newest)
+
+    def logged(folder: Path) -> int:
+        """Lines of a run's metrics, of which the first is step 0."""
+        metrics = folder / "metrics.jsonl"
+        return max(0, metrics.read_bytes().count(b"\n") - 1) if metrics.exists() else 0
+
+    total = sum(config.steps for config in configs.values())
     with (
-        tqdm(total=sum(c.steps for c in configs.values()), initial=steps_done(), desc="training", unit="step") as bar,
+        tqdm(total=total, initial=steps_done(kept), desc="training", unit="step") as bar,
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _be_worker) as pool,
     ):
         todo = {folder: config for folder, config in configs.items() if not is_finished(folder)}
@@ -197,7 +201,9 @@ def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held
                 for job in ended:
                     job.result()
                 bar.set_postfix_str(f"{len(configs) - len(jobs)}/{len(configs)} runs", refresh=False)
-                bar.update(steps_done() - bar.n)
+                if (done := steps_done(logged)) != bar.n:
+                    bar.n = done  # not update(): a run that goes on drops what came after its checkpoint
+                    bar.refresh()
         except KeyboardInterrupt:
             for process in set(multiprocessing.active_children()).difference(others):
                 process.kill()
