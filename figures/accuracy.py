@@ -10,7 +10,7 @@ import pandas as pd
 
 from figures import paper
 from figures.paper import MISSING
-from figures.tables import Table, estimate, number
+from figures.tables import Table, cited, estimate, number
 
 NAN = float("nan")
 UNTRAINED = "untrained"
@@ -100,7 +100,7 @@ def make(
     )  # what was asked, which the column's head does not tell where a generator stood in
     note = (
         f"Cells: ours, percent, with its 95% interval (Wilson for one greedy completion, bootstrap over problems for"
-        f" several) / the paper's. Ours: {model['spec']} ({model['sha256'][:12]}), not the paper's models;"
+        f" several) / the paper's. Ours: {cited(model)}, not the paper's models;"
         f" {counts or 'no benchmark of this table evaluated'}. {MISSING}: not evaluated, or not reported."
     )
     return Table(facts, pd.DataFrame(shown), title, note)

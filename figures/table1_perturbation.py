@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from figures import paper
-from figures.tables import Table, count, defined, ends, estimate, number, settings
+from figures.tables import Table, cited, count, defined, ends, estimate, number, settings
 
 NAN = float("nan")
 GROUPS = {"top": "high FAI", "bottom": "low FAI", "matched": "low FAI, same place"}
@@ -85,7 +85,7 @@ def make(perturbation: dict, model: dict, seed: int) -> Table:
     """Table 1."""
     facts = build(perturbation, seed)
     note = (
-        f"Model {model['spec']} ({model['sha256'][:12]}); n = {perturbation['groups']['top']['problems']} problems, "
+        f"Model {cited(model)}; n = {perturbation['groups']['top']['problems']} problems, "
         f"seed {seed}; 95% bootstrap intervals over problems. Settings: {settings(perturbation['settings'])}. Low FAI, "
         "same place: low-FAI positions from the same part of the response as the high ones, since an early change "
         "alters more text by itself. Same sign: yes where the whole interval lies on the side of no effect (50%, or "

@@ -6,7 +6,7 @@ import pandas as pd
 
 from evaluation.statistics import bootstrap_interval
 from figures import paper
-from figures.tables import Table, estimate, number
+from figures.tables import Table, cited, estimate, number
 
 NAN = float("nan")
 PAIRS = {
@@ -65,7 +65,7 @@ def make(peak_overlap: pd.DataFrame, model: dict, seed: int) -> Table:
     """Table 20."""
     facts = build(peak_overlap, seed)
     note = (
-        f"Model {model['spec']} ({model['sha256'][:12]}); n = {peak_overlap['response'].nunique()} responses, seed "
+        f"Model {cited(model)}; n = {peak_overlap['response'].nunique()} responses, seed "
         f"{seed}; 95% bootstrap intervals over responses. Percent of the first signal's peaks with a peak of the "
         "second at the same position, the one before, the one after. The paper gives the range over eight responses, "
         "for the same position only."

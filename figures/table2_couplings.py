@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from figures import paper
-from figures.tables import Table, count, defined, ends, estimate, interval, number, settings
+from figures.tables import Table, cited, count, defined, ends, estimate, interval, number, settings
 
 
 def build(couplings: dict, seed: int, layers: tuple[str, ...] = ("all",)) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def shown(facts: pd.DataFrame) -> pd.DataFrame:
 def note(couplings: dict, model: dict, seed: int) -> str:
     """What a reader needs to judge the numbers."""
     return (
-        f"Model {model['spec']} ({model['sha256'][:12]}); n = {couplings['n_problems']} problems, "
+        f"Model {cited(model)}; n = {couplings['n_problems']} problems, "
         f"{couplings['n_tokens']} response tokens, seed {seed}; 95% bootstrap intervals over problems. Conventions: "
         f"{settings(couplings['settings'])}. Same sign: yes where the whole interval of our lift lies on the side of "
         "zero that the paper's lift does, opposite where it lies on the other, not shown where it holds zero."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from evaluation.statistics import Interval, bootstrap_ratio
-from figures.tables import Table, estimate, number
+from figures.tables import Table, cited, estimate, number
 
 UNDEFINED = Interval(*[float("nan")] * 3, confidence=0.95)
 NAMES = {
@@ -70,7 +70,7 @@ def make(sensitivity: pd.DataFrame, model: dict, seed: int) -> Table:
     """The table of `build`."""
     facts = build(sensitivity, seed)
     note = (
-        f"Model {model['spec']} ({model['sha256'][:12]}); n responses, seed {seed}; 95% bootstrap intervals over "
+        f"Model {cited(model)}; n responses, seed {seed}; 95% bootstrap intervals over "
         "responses. One choice is changed at a time, and γ of the same responses is made anew. Credit that "
         "stays: with e = γ - 1, the sum over tokens of the smaller e of the two, over the sum of the defaults' e. "
         "Random credit says what chance gives."

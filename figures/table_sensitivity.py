@@ -6,7 +6,7 @@ import pandas as pd
 
 from figures import paper
 from figures.fig_sensitivity import CONVENTIONS
-from figures.tables import Table, estimate, number
+from figures.tables import Table, cited, estimate, number
 
 SHORT = {
     "waad_peak_entropy": "Entropy at WAAD peaks",
@@ -48,7 +48,7 @@ def make(sensitivity: pd.DataFrame, model: dict, seed: int) -> Table:
     """The sensitivity table."""
     facts = build(sensitivity, seed)
     note = (
-        f"Model {model['spec']} ({model['sha256'][:12]}); seed {seed}; lift over random in percent, 95% bootstrap "
+        f"Model {cited(model)}; seed {seed}; lift over random in percent, 95% bootstrap "
         "intervals over n problems. *: the whole interval lies on the paper's side of zero; †: on the other; neither: "
         "it holds zero."
     )

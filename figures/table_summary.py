@@ -23,7 +23,7 @@ from figures import (
     table6_families,
     table_training,
 )
-from figures.tables import Table, count, estimate, number
+from figures.tables import Table, cited, count, estimate, number
 
 NAN = float("nan")
 LIFT, SHARE = "lift over chance (%)", "share of problems (%)"
@@ -220,7 +220,7 @@ def make(
     """The summary."""
     facts = build(couplings, perturbation, evaluations, experiments, seed)
     note = (
-        f"Tables 1 and 2: {model['spec']} ({model['sha256'][:12]}), n problems, bootstrap intervals over problems. "
+        f"Tables 1 and 2: {cited(model)}, n problems, bootstrap intervals over problems. "
         "Table 3's Countdown and the ablations: the embedded policy, n held-out puzzles, t intervals over seeds, not "
         "corrected for the number of rows. Other accuracies: models that were trained and evaluated into evaluations/. "
         "Reproduced, read off our interval alone: yes where all of it lies on the paper's side of no effect (0, or 50% "

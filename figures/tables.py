@@ -48,6 +48,11 @@ def write(table: Table, stem: Path) -> list[Path]:
     return paths
 
 
+def cited(model: dict) -> str:
+    """How a note names the model of model.json: its spec and the first digits of its weights' hash."""
+    return f"{model['spec']} ({model['sha256'][:12]})"
+
+
 def number(value: float | None, digits: int = 1) -> str:
     """Fixed number of decimals; a dash where undefined."""
     return MISSING if value is None or math.isnan(value) else f"{value:.{digits}f}"

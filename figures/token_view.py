@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 
 from figures import pages
 from figures.style import PEAKS, SIGNALS
+from figures.tables import cited
 
 
 def page(tokens: pd.DataFrame, responses: pd.DataFrame, model: dict) -> str:
@@ -44,7 +45,7 @@ def payload(tokens: pd.DataFrame, responses: pd.DataFrame, model: dict) -> dict:
                 },
             }
         )
-    about = f"{len(shown)} sampled responses, {len(tokens)} tokens; model {model['spec']} ({model['sha256'][:12]})."
+    about = f"{len(shown)} sampled responses, {len(tokens)} tokens; model {cited(model)}."
     return {"about": about, "signals": [_signal(name, tokens[name]) for name in names], "responses": shown}
 
 

@@ -54,6 +54,11 @@ def steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
+def latest_step(folder: Path) -> int:
+    """The step of the newest checkpoint in `folder`, 0 if there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in steps(folder)), default=0)
+
+
 def load(path: Path, model: PreTrainedModel) -> dict[str, Any]:
     """Put the weights of one checkpoint into `model` and return its state (on the CPU).
 

@@ -178,8 +178,7 @@ def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held
 
     def kept(folder: Path) -> int:
         """Steps of a run that need not be done again: those before its last checkpoint."""
-        newest = checkpoint.steps(folder / "checkpoints")[-1:]
-        return sum(int(path.name.removeprefix("step-")) for path in newest)
+        return checkpoint.latest_step(folder / "checkpoints")
 
     def logged(folder: Path) -> int:
         """Lines of a run's metrics, of which the first is step 0."""

@@ -46,6 +46,11 @@ CREDIT_CHOICES: dict[str, tuple[Any, ...]] = {
     "alpha": (0.25, 0.75),
     "strategy": ("global_anchor", "local_chunk", "entropy", "random"),
 }
+CHOICES = [
+    ("default", "", SIGNALS, CREDIT),
+    *((n, v, replace(SIGNALS, **{n: v}), CREDIT) for n, values in SIGNAL_CHOICES.items() for v in values),
+    *((n, v, SIGNALS, replace(CREDIT, **{n: v})) for n, values in CREDIT_CHOICES.items() for v in values),
+]
 
 
 def stage(run: Run) -> None:
@@ -64,14 +69,14 @@ def stage(run: Run) -> None:
 
 def token_credit(response: dict[str, np.ndarray]) -> pd.DataFrame:
     """WAAD (tokens), FAI and gamma of each token `t` of one response, as training reads them."""
-    waad, fai = training_signals(response, SIGNALS)
+    waad, fai = signals = training_signals(response, SIGNALS)
     return pd.DataFrame(
         {
             "response": str(response["response"]),
             "t": range(len(waad)),
             "waad": waad.numpy(),
             "fai": fai.numpy(),
-            "gamma": gamma_of(response, SIGNALS, CREDIT).numpy(),
+            "gamma": gamma_of(response, signals, CREDIT).numpy(),
         }
     )
 
@@ -82,29 +87,33 @@ def sensitivity(response: dict[str, np.ndarray], generator: torch.Generator) -> 
     stays: sum over tokens of the smaller e of the two; default: of the defaults' e; extra: of the choice's; credited:
     tokens with gamma other than 1 under the choice, of `tokens`.
     """
-    default = gamma_of(response, SIGNALS, CREDIT) - 1  # (n,)
-    choices = [("default", "", SIGNALS, CREDIT)]
-    for name, values in SIGNAL_CHOICES.items():
-        choices += [(name, value, replace(SIGNALS, **{name: value}), CREDIT) for value in values]
-    for name, values in CREDIT_CHOICES.items():
-        choices += [(name, value, SIGNALS, replace(CREDIT, **{name: value})) for value in values]
-    rows = []
-    for number, (name, value, signals, credit) in enumerate(choices):
-        extra = gamma_of(response, signals, credit, generator) - 1  # (n,)
-        rows.append(
-            {
-                "choice": number,
-                "name": name,
-                "value": "all" if value is None else "0 to the end" if name == "horizon" else value,
-                "response": str(response["response"]),
-                "stays": torch.minimum(extra, default).sum().item(),
-                "default": default.sum().item(),
-                "credited": int((extra != 0).sum()),
-                "extra": extra.sum().item(),
-                "tokens": len(extra),
-            }
-        )
-    return rows
+    read = {config: training_signals(response, config) for config in {signals for _, _, signals, _ in CHOICES}}
+    extras = [gamma_of(response, read[signals], credit, generator) - 1 for *_, signals, credit in CHOICES]  # (n,) each
+    default = extras[0]
+    return [
+        {
+            "choice": number,
+            "name": name,
+            "value": described(value),
+            "response": str(response["response"]),
+            "stays": torch.minimum(extra, default).sum().item(),
+            "default": default.sum().item(),
+            "credited": int((extra != 0).sum()),
+            "extra": extra.sum().item(),
+            "tokens": len(extra),
+        }
+        for number, ((name, value, *_), extra) in enumerate(zip(CHOICES, extras, strict=True))
+    ]
+
+
+def described(value: Any) -> Any:
+    """A value of a choice as the table shows it: None is all there is, a pair a horizon."""
+    if value is None:
+        return "all"
+    if isinstance(value, tuple):
+        low, high = value
+        return f"{low} to {'the end' if high is None else high}"
+    return value
 
 
 def training_signals(
@@ -123,12 +132,12 @@ def training_signals(
 
 def gamma_of(
     response: dict[str, np.ndarray],
-    signals: SignalConfig,
+    signals: tuple[Float[Tensor, "n"], Float[Tensor, "n"]],
     credit: CreditConfig,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "n"]:
-    """gamma of each token of one response."""
-    waad, fai = training_signals(response, signals)
+    """gamma of each token of one response, from its WAAD and FAI."""
+    waad, fai = signals
     entropy = torch.from_numpy(response["entropy"])
     whole = torch.ones(1, len(waad), dtype=torch.bool)
     return credit_weights(whole, credit, waad=waad[None], fai=fai[None], entropy=entropy[None], generator=generator)[0]

@@ -200,6 +200,7 @@ def test_the_last_k_are_kept(new_model, tmp_path):
     for step in (1, 2, 10, 11):
         save(tmp_path, step, model, keep=2)
     assert os.listdir(tmp_path) and [p.name for p in checkpoint.steps(tmp_path)] == ["step-000010", "step-000011"]
+    assert checkpoint.latest_step(tmp_path) == 11 and checkpoint.latest_step(tmp_path / "none") == 0
     with pytest.raises(ValueError, match="keep"):
         save(tmp_path, 12, model, keep=0)
 
