@@ -18,6 +18,7 @@ from evaluation.generation.base import Completion
 from evaluation.models import load_model
 from training.actors.attn import AttnActor
 from training.actors.infer import Rollout, collate
+from training.actors.train import response_logp
 from training.credit import CreditConfig, credit_weights
 from training.grpo import group_advantages
 from training.verl_plugin.data import write
@@ -40,9 +41,7 @@ def run(folder: Path, *overrides: str) -> list[dict]:
         f"trainer.default_local_dir={folder}/checkpoints",
         "trainer.logger=[console,file]",
         "trainer.v1.trainer_mode=rhythm_dump",
-        # Small steps: further from its weights, which are bfloat16 numbers, the policy has tokens whose probability two
-        # float32 passes agree on to 1e-5 only. One stale update would still show as 1e-2.
-        "actor_rollout_ref.actor.optim.lr=1e-5",
+        "actor_rollout_ref.actor.optim.lr=1e-5",  # small steps: the policy stays one that solves puzzles
         *overrides,
     ]
     needed = environment(chosen)
@@ -68,7 +67,9 @@ def check(metrics: list[dict]) -> None:
     for step in metrics:
         assert abs(step["actor/pg_loss"]) < 10  # finite
         assert step["actor/grad_norm"] > 0
-        assert step["training/rollout_probs_diff_max"] < 1e-5
+        # 7e-8 on the average. The largest of 2,000 tokens is no check: mostly 3e-6, but 1e-5 in one run of ten, as far
+        # as each of the two float32 passes may be from float64's.
+        assert step["training/rollout_probs_diff_mean"] < 1e-6
         assert 0.2 < step["rhythm/gamma_coverage"] < 0.6
         assert step["rhythm/gamma_mean"] > 1
         assert step["rhythm/shaped_advantage_size"] > step["rhythm/raw_advantage_size"] > 0
@@ -94,10 +95,27 @@ def finished(request, tmp_path_factory):
     return folder, metrics + run(folder, *settings, "trainer.total_training_steps=3")
 
 
-def test_every_step_learns_from_shaped_advantages_with_the_newest_weights(finished):
+def test_every_step_learns_from_shaped_advantages(finished):
     _, metrics = finished
     assert [step["training/global_step"] for step in metrics] == [1, 2, 3]  # so the second run went on from the first
     check(metrics)
+
+
+def probabilities(log_probs: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(list(log_probs)).exp()  # (tokens of all responses,)
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_every_rollout_has_the_newest_weights(finished, step):
+    folder, _ = finished
+    rollout, data = dumped(folder, step)
+    sampled, newest = probabilities(data["rollout_log_probs"]), probabilities(data["old_log_probs"])
+    model, _ = load_model(str(POLICY))  # the weights before the first update
+    with torch.no_grad():
+        first = response_logp(model, rollout.input_ids, rollout.response)
+    stale = probabilities([first[row, own] for row, own in enumerate(rollout.response)])
+    # The weights of before the first update show as 6e-3 and more, the rounding of float32 as 1e-5 at most.
+    assert (sampled - newest).abs().max() < (sampled - stale).abs().max() / 100
 
 
 def test_gamma_is_that_of_the_single_machine_loop(finished):
