@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from evaluation.artifacts import read_json, write_text
-from reproduce import STAGES
+from stages import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/method.md")

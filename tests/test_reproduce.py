@@ -11,7 +11,8 @@ import pytest
 import reproduce
 from evaluation.artifacts import append_jsonl, read_json, resume_jsonl, write_json, write_text
 from evaluation.manifest import source_sha256
-from reproduce import ROOT, STAGES, Stage
+from reproduce import ROOT
+from stages import STAGES, Stage
 
 PROFILE = """
 seed = 0
@@ -351,7 +352,7 @@ def test_help_and_dry_run_need_the_standard_library_only():
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--dry-run"], ["nothing"], ["--model", "./nothing"]])
 def test_the_script_answers_before_it_sets_anything_up(tmp_path, arguments):
-    for name in ("reproduce.sh", "reproduce.py", "requirements.txt", "requirements-model.txt"):
+    for name in ("reproduce.sh", "reproduce.py", "stages.py", "requirements.txt", "requirements-model.txt"):
         write_text(tmp_path / name, (ROOT / name).read_text())
     for folder in ("evaluation", "profiles"):
         (tmp_path / folder).symlink_to(ROOT / folder)

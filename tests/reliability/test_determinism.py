@@ -28,7 +28,8 @@ CONFIG = SignalConfig(window=4, horizon=(2, 9), layers="all", num_layers=None)
 STAGES = """
 import sys
 from pathlib import Path
-from reproduce import STAGES, load_profile
+from reproduce import load_profile
+from stages import STAGES
 from evaluation.artifacts import Run
 import importlib, torch
 
