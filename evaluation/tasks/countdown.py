@@ -12,7 +12,9 @@ line.
 from __future__ import annotations
 
 import ast
+import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,6 +30,11 @@ POOL_SEED = 0
 MAX_EXPRESSION = 200  # characters; four numbers of two digits, fully bracketed, take about 30
 MAX_DEPTH = 20
 MAX_DIGITS = 6
+
+# Python 3.11 counts the depth of a tree for all threads together: where the collector lets another thread in,
+# ast.parse ends in a SystemError (python/cpython#106905). A fork waits, so that no child is born with the lock taken.
+_PARSING = threading.Lock()
+os.register_at_fork(before=_PARSING.acquire, after_in_parent=_PARSING.release, after_in_child=_PARSING.release)
 TAIL = 2_000  # characters of the last line that are searched for an answer
 TOLERANCE = Fraction(1, 100_000)
 
@@ -170,7 +177,8 @@ def evaluate(expression: str) -> tuple[list[int], Fraction]:
     if re.search(rf"[0-9]{{{MAX_DIGITS + 1}}}", expression):
         raise ValueError(f"a number of more than {MAX_DIGITS} digits")
     try:
-        tree = ast.parse(expression.strip(), mode="eval")
+        with _PARSING:
+            tree = ast.parse(expression.strip(), mode="eval")
     except SyntaxError as error:
         raise ValueError(f"not an expression: {error.msg}") from error
     used: list[int] = []

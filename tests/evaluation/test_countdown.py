@@ -1,6 +1,10 @@
 """Countdown: items that can be solved and do not repeat, and a reward that runs no code."""
 
 import ast
+import gc
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
@@ -111,6 +115,35 @@ def test_a_unary_minus_leaves_the_number_what_it_is():
 def test_everything_else_is_refused(expression):
     with pytest.raises(ValueError, match=r"."):
         evaluate(expression)
+
+
+@pytest.fixture
+def collector_lets_threads_in():
+    """The garbage collector runs all the time, and another thread goes on while it does."""
+    before, callback = gc.get_threshold(), lambda phase, info: time.sleep(1e-5)
+    gc.callbacks.append(callback)
+    gc.set_threshold(10)
+    yield
+    gc.set_threshold(*before)
+    gc.callbacks.remove(callback)
+
+
+def test_threads_parse_as_one_does(collector_lets_threads_in):
+    expressions = [f"(({n} + 2) * 3 - 4) * 5 + 6" for n in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        values = [value for _, value in pool.map(evaluate, expressions)]
+    assert values == [((n + 2) * 3 - 4) * 5 + 6 for n in range(200)]
+
+
+def test_a_process_forked_beside_parsing_threads_parses(collector_lets_threads_in):
+    with ThreadPoolExecutor(4) as pool:
+        busy = [pool.submit(evaluate, "1 + 2 * (3 - 4)") for _ in range(400)]
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                os._exit(int(evaluate("1 + 2")[1]))
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+        assert all(job.result()[1] == -1 for job in busy)
 
 
 def test_a_megabyte_is_cut_first():
