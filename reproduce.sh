@@ -91,15 +91,15 @@ elif [[ ${arguments[*]:0:2} == "test engines" ]]; then
     venv=.venv-engines requirements=requirements-engines.txt
     # Megatron first: its ranks are forked, which is safe only before vLLM has started threads
     tests=(tests/training/test_megatron.py tests/generation/test_vllm.py tests/training/test_vllm.py)
-    tests+=(tests/analysis/test_triton.py) # vLLM brings Triton, whose interpreter runs the kernels on a CPU
+    tests+=(tests/signals/test_triton.py) # vLLM brings Triton, whose interpreter runs the kernels on a CPU
     command=(pytest -m "not network" "${tests[@]}" "${arguments[@]:2}")
 elif [[ ${arguments[*]:0:2} == "test verl" ]]; then
     venv=.venv-verl requirements=requirements-verl.txt
-    command=(pytest -m "not network" tests/verl tests/training/test_grpo.py "${arguments[@]:2}")
+    command=(pytest -m "not network" tests/verl tests/test_grpo.py "${arguments[@]:2}")
 elif [[ ${arguments[0]:-} == test ]]; then
     command=(pytest -m "not network" "${arguments[@]:1}")
 else
-    command=(reproduce "${arguments[@]}")
+    command=(pipeline "${arguments[@]}")
     if $asks_only || ! is_set_up "$venv" "$requirements"; then
         python=$(find_python)
         if $asks_only; then exec "$python" -m "${command[@]}"; fi

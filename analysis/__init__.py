@@ -1,1 +1,1 @@
-"""Section 4 of the paper: attention signals, their couplings, and perturbation."""
+"""Section 4 of the paper: couplings of the signals, perturbation, credit of each token."""

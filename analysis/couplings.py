@@ -22,11 +22,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.heads import head_sets, kurtosis, receiver_heads, select_layers
-from analysis.peaks import find_peaks
 from analysis.read_signals import WINDOW, load
-from evaluation.artifacts import ReproError, Run, write_json, write_table
-from evaluation.statistics import bootstrap_statistic, sign_flip_test
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import write_json, write_table
+from attention_rhythm.signals.heads import head_sets, kurtosis, receiver_heads, select_layers
+from attention_rhythm.signals.peaks import find_peaks
+from attention_rhythm.statistics import bootstrap_statistic, sign_flip_test
+from evaluation.settings import Run
 
 STATISTICS = ("waad_peak_entropy", "receiver_global_fai_cooccurrence", "fai_follows_or_coincides_waad")
 PAIRS = {  # Table 20: the peaks of the first at, before or after a peak of the second
@@ -44,7 +46,7 @@ Arrays = dict[str, np.ndarray]
 class Convention:
     """One answer to each question that the paper leaves open; the defaults are those of the tables."""
 
-    peak: str = "prominence"  # prominence | local_maximum | quantile: see analysis.peaks
+    peak: str = "prominence"  # prominence | local_maximum | quantile: see attention_rhythm.signals.peaks
     prominence: float = 0.5  # of a peak, in standard deviations of its signal
     quantile: float = 0.2  # share of tokens that are peaks, under the rule "quantile"
     row: str = "token"  # token: WAAD_t of row t | predictor: of row t-1, which predicted token t (as entropy is)

@@ -21,12 +21,14 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from analysis.signals import SignalConfig, attention_signals
-from evaluation.artifacts import ReproError, Run, append_jsonl, read_jsonl, resume_jsonl, write_json, write_jsonl
-from evaluation.generation.hf import continue_rows, stop_token_ids
-from evaluation.memory import in_halves
-from evaluation.models import load_model
-from evaluation.statistics import bootstrap_interval, sign_flip_test
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import append_jsonl, read_jsonl, resume_jsonl, write_json, write_jsonl
+from attention_rhythm.generation.hf import continue_rows, stop_token_ids
+from attention_rhythm.memory import in_halves
+from attention_rhythm.models import load_model
+from attention_rhythm.signals.reading import SignalConfig, attention_signals
+from attention_rhythm.statistics import bootstrap_interval, sign_flip_test
+from evaluation.settings import Run
 
 GROUPS = ("top", "bottom", "matched")
 PARTS = 5  # a response is cut into this many parts of equal length; matched positions come from the same part

@@ -10,12 +10,14 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from analysis import dense
-from analysis.forward import forward_statistics
-from analysis.heads import head_sets
-from evaluation.artifacts import ReproError, Run, atomic_folder, read_jsonl, write_npz
-from evaluation.memory import in_halves
-from evaluation.models import load_model
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import atomic_folder, read_jsonl, write_npz
+from attention_rhythm.memory import in_halves
+from attention_rhythm.models import load_model
+from attention_rhythm.signals import dense
+from attention_rhythm.signals.forward import forward_statistics
+from attention_rhythm.signals.heads import head_sets
+from evaluation.settings import Run
 
 WINDOW = 10  # W of Eq. 9
 EXAMPLE_TOKENS = 160  # of the response whose attention maps are drawn

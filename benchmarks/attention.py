@@ -25,11 +25,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from attention_rhythm.files import read_json
+from attention_rhythm.models import DEFAULT_MODEL
 from benchmarks.record import make_claim, report, run, write
 from benchmarks.worker import Worker, available_gib, measured, serve
-from evaluation.artifacts import read_json
-from evaluation.manifest import ROOT
-from evaluation.models import DEFAULT_MODEL
+from pipeline.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "attention.json"
 LAYERS, HEADS = 30, 9  # of SmolLM2, to tell beforehand what eager attention would need
@@ -42,8 +42,8 @@ def methods(model: Any) -> dict[str, Callable[[Any, Any], None]]:
     """name -> function of (ids (1, N), response mask (1, N))."""
     import torch
 
-    from analysis.heads import select_layers
-    from analysis.signals import SignalConfig, attention_signals
+    from attention_rhythm.signals.heads import select_layers
+    from attention_rhythm.signals.reading import SignalConfig, attention_signals
     from training.actors.attn import AttnActor
     from training.actors.infer import Rollout
 
@@ -112,7 +112,7 @@ def prepare(name: str, dtype: str) -> tuple[Callable[[int], dict[str, float]], s
     """A method as a worker: from a length to what it costs."""
     import torch
 
-    from evaluation.models import load_model
+    from attention_rhythm.models import load_model
 
     model, _ = load_model(DEFAULT_MODEL, dtype=dtype)
     run = methods(model)[name]

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
+from attention_rhythm.errors import ReproError
 from benchmarks.attention import methods
 from benchmarks.growth import exponent
 from benchmarks.record import make_claim, report, run, write
-from evaluation.artifacts import ReproError
-from evaluation.manifest import ROOT
+from pipeline.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "attention_cuda.json"
 QWEN3_4B = {

@@ -21,11 +21,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from attention_rhythm.generation.base import SamplingConfig
+from attention_rhythm.models import DEFAULT_MODEL, load_model
 from benchmarks.record import report, run, write
 from benchmarks.worker import Worker, measured, serve
-from evaluation.generation.base import SamplingConfig
-from evaluation.manifest import ROOT
-from evaluation.models import DEFAULT_MODEL, load_model
+from pipeline.manifest import ROOT
 
 VLLM_PYTHON = ROOT / ".venv-engines" / "bin" / "python"
 # name: engine, the one it is compared with, measure, least ratio that is aimed at
@@ -58,14 +58,14 @@ def transformers_engine(dtype: str) -> Generate:
 
 
 def hf_engine(dtype: str) -> Generate:
-    from evaluation.generation.hf import HFGenerator
+    from attention_rhythm.generation.hf import HFGenerator
 
     generator = HFGenerator(*load_model(DEFAULT_MODEL, dtype=dtype))
     return lambda prompts, tokens: [c.token_ids for c in generator.generate(prompts, greedy(tokens))]
 
 
 def vllm_engine(dtype: str) -> Generate:
-    from evaluation.generation.vllm import VLLMGenerator
+    from attention_rhythm.generation.vllm import VLLMGenerator
 
     # without prefixes kept from one repetition to the next, which would save the work that is measured
     generator = VLLMGenerator.load(DEFAULT_MODEL, dtype=dtype, enable_prefix_caching=False)
@@ -110,9 +110,9 @@ def grade_school_prompts(count: int) -> tuple[list[list[int]], str]:
     """Token ids, and where the problems come from."""
     from transformers import AutoTokenizer
 
-    from evaluation.models import resolve_model
-    from evaluation.problems import load_problems
-    from evaluation.prompts import build_prompt_ids
+    from attention_rhythm.models import resolve_model
+    from attention_rhythm.tasks.problems import load_problems
+    from attention_rhythm.tasks.prompts import build_prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(DEFAULT_MODEL), trust_remote_code=False)
     problems = load_problems("gsm8k", limit=count)

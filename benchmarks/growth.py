@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from attention_rhythm.models import DEFAULT_MODEL
 from benchmarks.record import make_claim, report, run, write
 from benchmarks.worker import Worker, measured, serve
-from evaluation.manifest import ROOT
-from evaluation.models import DEFAULT_MODEL
+from pipeline.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "growth.json"
 PASSES = ("separate", "fused")
@@ -43,8 +43,8 @@ def prepare(name: str) -> tuple[Callable[[dict[str, int]], dict[str, float]], st
     """A pass as a worker: from a point to what it costs there."""
     import torch
 
-    from analysis.signals import SignalConfig, attention_signals
-    from evaluation.models import load_model
+    from attention_rhythm.models import load_model
+    from attention_rhythm.signals.reading import SignalConfig, attention_signals
     from training.actors.attn import fused_pass
 
     model, _ = load_model(DEFAULT_MODEL)

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attention_rhythm.files import read_jsonl
+from attention_rhythm.models import DEFAULT_MODEL
 from benchmarks.record import make_claim, report, run, write
 from benchmarks.worker import Worker, measured, serve
-from evaluation.artifacts import read_jsonl
-from evaluation.manifest import ROOT
-from evaluation.models import DEFAULT_MODEL
+from pipeline.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "perturbation.json"
 TARGET = 3.0  # times the candidates per second of `generate`
@@ -64,7 +64,7 @@ def plan(model: Any, responses: list[dict[str, Any]], stops: set[int]) -> list[C
 
 
 def batched(model: Any, texts: list[list[int]], chosen: list[Candidate], stops: set[int]) -> list[list[int]]:
-    from evaluation.generation.hf import continue_rows
+    from attention_rhythm.generation.hf import continue_rows
 
     columns = zip(*((c.response, c.visible, c.token, c.limit) for c in chosen), strict=True)
     rows, _ = continue_rows(model, texts, *map(list, columns), stops, lambda logits, _rows, _step: logits.argmax(-1))
@@ -96,8 +96,8 @@ def prepare(side: str, count: int) -> tuple[Callable[[int | None], dict[str, Any
     """A side as a worker: from how many candidates (None: all) to continuations with what they cost."""
     import torch
 
-    from evaluation.generation.hf import stop_token_ids
-    from evaluation.models import load_model
+    from attention_rhythm.generation.hf import stop_token_ids
+    from attention_rhythm.models import load_model
 
     model, tokenizer = load_model(DEFAULT_MODEL)
     stops = stop_token_ids(model, tokenizer)

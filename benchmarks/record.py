@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.artifacts import ReproError, write_json
-from evaluation.manifest import environment, shown
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import shown, write_json
+from attention_rhythm.provenance import environment
 
 SENSES = {"<=": operator.le, ">=": operator.ge, "within": lambda value, bound: bound[0] <= value <= bound[1]}
 

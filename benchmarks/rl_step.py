@@ -28,10 +28,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from attention_rhythm.errors import ReproError
 from benchmarks.record import make_claim, report, run, write
 from benchmarks.worker import Worker, measured, serve
-from evaluation.artifacts import ReproError
-from evaluation.manifest import ROOT
+from pipeline.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "rl_step.json"
 PHASES = ("generate", "read", "reward", "credit", "update")
@@ -47,11 +47,11 @@ def ours(batch: int) -> tuple[Callable[[Any], dict[str, Any]], str]:
     """A step of the loop a request, with `batch` sequences in one pass."""
     import torch
 
-    from evaluation.models import load_model
-    from evaluation.prompts import build_prompt_ids
+    from attention_rhythm.credit import credit_weights, shape_advantages
+    from attention_rhythm.models import load_model
+    from attention_rhythm.tasks.prompts import build_prompt_ids
+    from attention_rhythm.tasks.puzzles import load_puzzles
     from training.actors.train import TrainActor
-    from training.countdown_traces import load_puzzles
-    from training.credit import credit_weights, shape_advantages
     from training.experiment import correct, load_toml, make_config
     from training.loop import _Run
 
@@ -115,10 +115,10 @@ def trl(_: int) -> tuple[Callable[[Any], dict[str, Any]], str]:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer, __version__
 
-    from evaluation.grading import grade
-    from evaluation.models import load_model
-    from evaluation.prompts import build_prompt
-    from training.countdown_traces import load_puzzles
+    from attention_rhythm.models import load_model
+    from attention_rhythm.tasks.grading import grade
+    from attention_rhythm.tasks.prompts import build_prompt
+    from attention_rhythm.tasks.puzzles import load_puzzles
 
     model, tokenizer = load_model(str(POLICY))
     model.requires_grad_(True)

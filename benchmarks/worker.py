@@ -12,28 +12,38 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from evaluation.artifacts import ReproError
-from evaluation.manifest import ROOT
+from attention_rhythm.errors import ReproError
+from pipeline.manifest import ROOT
 
 # ------------------------------------------------------------------------------------- who measures
 
 
 class Worker:
-    """`python -m MODULE ARGUMENTS`, which calls `serve`, on `threads` threads; `about` is what it says of itself."""
+    """`python -m MODULE ARGUMENTS`, which calls `serve`, on `threads` threads; `about` is what it says of itself.
+
+    environment: variables to set, or with None to leave out.
+    """
 
     def __init__(
-        self, name: str, module: str, arguments: Sequence[str], threads: int, python: str | Path = sys.executable
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        threads: int,
+        python: str | Path = sys.executable,
+        environment: Mapping[str, str | None] | None = None,
     ):
         self.name = name
+        own = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"} | (environment or {})
         self.process = subprocess.Popen(
             [str(python), "-m", module, *arguments],
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
+            env={key: value for key, value in own.items() if value is not None},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,1 +1,1 @@
-"""Evaluation: problems, prompts, graders, generation and accuracy with intervals (imports nothing of ours)."""
+"""Accuracy on benchmarks, and the responses that the other rooms study."""

@@ -16,8 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.artifacts import ReproError, read_jsonl, write_json
-from evaluation.statistics import compare_paired
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import read_jsonl, write_json
+from attention_rhythm.statistics import compare_paired
 
 
 def compare(

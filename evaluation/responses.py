@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from evaluation.artifacts import Run, write_jsonl
-from evaluation.generation.base import SamplingConfig
-from evaluation.generation.hf import HFGenerator
-from evaluation.generation.resumable import Request, complete
-from evaluation.grading import grade
-from evaluation.models import context_length, load_model
-from evaluation.problems import load_problems
-from evaluation.prompts import build_prompt, prompts_that_fit
+from attention_rhythm.files import write_jsonl
+from attention_rhythm.generation.base import SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.generation.resumable import Request, complete
+from attention_rhythm.models import context_length, load_model
+from attention_rhythm.tasks.grading import grade
+from attention_rhythm.tasks.problems import load_problems
+from attention_rhythm.tasks.prompts import build_prompt, prompts_that_fit
+from evaluation.settings import Run
 
 
 def stage(run: Run) -> None:

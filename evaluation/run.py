@@ -23,17 +23,18 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from evaluation.artifacts import ReproError, Run, UsageError, sha256_of, write_json, write_jsonl, write_text
-from evaluation.generation.base import GenerationError, SamplingConfig
-from evaluation.generation.engines import ENGINES, Engine, make_engine
-from evaluation.generation.resumable import Request, complete
-from evaluation.grading import grade
-from evaluation.manifest import locked
-from evaluation.models import check_spec, model_sha256
-from evaluation.problems import DataError, NoSource, Problem, load_problems
-from evaluation.prompts import prompts_that_fit
-from evaluation.statistics import bootstrap_interval, pass_at_k, wilson_interval
-from evaluation.tasks import TASKS
+from attention_rhythm.errors import ReproError, UsageError
+from attention_rhythm.files import locked, sha256_of, write_json, write_jsonl, write_text
+from attention_rhythm.generation.base import GenerationError, SamplingConfig
+from attention_rhythm.generation.engines import ENGINES, Engine, make_engine
+from attention_rhythm.generation.resumable import Request, complete
+from attention_rhythm.models import check_spec, model_sha256
+from attention_rhythm.statistics import bootstrap_interval, pass_at_k, wilson_interval
+from attention_rhythm.tasks.grading import grade
+from attention_rhythm.tasks.problems import DataError, NoSource, Problem, load_problems
+from attention_rhythm.tasks.prompts import prompts_that_fit
+from attention_rhythm.tasks.registry import TASKS
+from evaluation.settings import Run
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
-from evaluation.artifacts import ReproError, read_json
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import read_json
 from figures.style import BLUE, PAGE, RED, save, theme
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "growth.json"

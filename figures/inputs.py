@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evaluation.artifacts import ReproError, read_json, read_jsonl
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import read_json, read_jsonl
 
 MAKERS = {  # result file: the stage that writes it
     "model.json": "model",

@@ -16,7 +16,8 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from evaluation.artifacts import Run, read_json, write_text
+from attention_rhythm.files import read_json, write_text
+from evaluation.settings import Run
 from figures import pages, table_training, token_view
 from figures.inputs import MissingResult, Results
 from figures.report_text import CAPTIONS, SECTIONS, TOKENS, Section

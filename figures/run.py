@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from evaluation.artifacts import ReproError, Run, write_text
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import write_text
+from evaluation.settings import Run
 from figures import (
     fig2_attention,
     fig3_perturbation,

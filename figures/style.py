@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from evaluation.artifacts import write_bytes
+from attention_rhythm.files import write_bytes
 
 COLUMN = 3.35  # inches: one column of a two-column paper
 PAGE = 6.9  # inches: both columns

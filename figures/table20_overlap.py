@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from evaluation.statistics import bootstrap_interval
+from attention_rhythm.statistics import bootstrap_interval
 from figures import paper
 from figures.tables import Table, cited, estimate, number
 

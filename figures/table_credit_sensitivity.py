@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from evaluation.statistics import Interval, bootstrap_ratio
+from attention_rhythm.statistics import Interval, bootstrap_ratio
 from figures.tables import Table, cited, estimate, number
 
 UNDEFINED = Interval(*[float("nan")] * 3, confidence=0.95)

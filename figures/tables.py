@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from evaluation.artifacts import write_table, write_text
+from attention_rhythm.files import write_table, write_text
 from figures.paper import MISSING
 
 

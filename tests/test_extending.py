@@ -32,7 +32,7 @@ def test_strategy_task_and_engine_are_shown_and_short():
 @pytest.fixture
 def copy(tmp_path):
     """The code of the repository, to change."""
-    for room in ("evaluation", "analysis", "training", "figures"):
+    for room in ("attention_rhythm", "evaluation", "analysis", "training", "figures", "pipeline"):
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__", "checkpoints"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path

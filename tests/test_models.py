@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
-from evaluation import models
-from evaluation.artifacts import ReproError, Run, UsageError
+from attention_rhythm import models
+from attention_rhythm.errors import ReproError, UsageError
+from evaluation.settings import Run
 
 TEXT = "The capital of France is Paris. Water is made of hydrogen and oxygen. There are 24 hours in a day."
 

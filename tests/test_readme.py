@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import reproduce
+from pipeline import cli as reproduce
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,9 +83,9 @@ def test_the_signals_of_your_own_model(tiny_model_folder, capsys):
 
 def test_the_credit_of_your_own_loop():
     """The lines that need a loop around them, with a loop's values."""
-    from analysis.signals import Signals
-    from training.credit import CreditConfig, credit_weights, shape_advantages
-    from training.grpo import group_advantages
+    from attention_rhythm.credit import CreditConfig, credit_weights, shape_advantages
+    from attention_rhythm.grpo import group_advantages
+    from attention_rhythm.signals.reading import Signals
 
     (code,) = re.findall(r"```python no-run\n(.*?)```", README, re.DOTALL)
     waad, fai = torch.rand(2, 2, 40).unbind()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from figures import readme
+from pipeline import readme
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,11 +33,11 @@ def held(tmp_path_factory):
 @pytest.mark.parametrize("page", readme.PAGES)
 def test_the_tables_in_a_page_are_the_committed_ones(held, page):
     text = (held / page).read_text(encoding="utf-8")
-    assert readme.filled(text, held) == text, "run: python -m figures.readme"
+    assert readme.filled(text, held) == text, "run: python -m pipeline.readme"
 
 
 def test_every_function_test_and_file_that_the_readme_names_is_there(held):
-    for name in re.findall(r"`((?:analysis|evaluation|training|figures)\.[\w.]+)`", README):
+    for name in re.findall(r"`((?:attention_rhythm|analysis|evaluation|training|figures|pipeline)\.[\w.]+)`", README):
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
     for path in re.findall(r"(?:`|\]\()((?:tests|docs|profiles|benchmarks|results/[a-z0-9])[\w./-]*\w)", README):
@@ -46,11 +46,11 @@ def test_every_function_test_and_file_that_the_readme_names_is_there(held):
 
 def test_every_equation_of_section_4_is_mapped():
     for number in (7, 8, 9, 10, 11):
-        assert re.search(rf"^\| .*Eq\. {number}\b.*tests/analysis/test_", README, re.MULTILINE), number
+        assert re.search(rf"^\| .*Eq\. {number}\b.*tests/(signals|analysis)/test_", README, re.MULTILINE), number
 
 
 def test_no_arrow_goes_up():
-    rooms = ("evaluation", "analysis", "training", "figures")
+    rooms = ("attention_rhythm", "evaluation", "analysis", "training", "figures", "pipeline")
     for height, room in enumerate(rooms):
         above = "|".join(rooms[height + 1 :])
         for path in (ROOT / room).rglob("*.py"):

@@ -1,1 +1,1 @@
-"""Section 5 of the paper: credit from attention, GRPO, and the policy it is tried on."""
+"""Section 5 of the paper: GRPO with credit, the loop and its actors, and the policy it is tried on."""

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel
 
-from evaluation.artifacts import ReproError, atomic_folder, read_json, sha256_file, write_json
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import atomic_folder, read_json, sha256_file, write_json
 
 logger = logging.getLogger(__name__)
 

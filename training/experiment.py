@@ -27,19 +27,21 @@ import torch
 from scipy import stats
 from tqdm import tqdm
 
-from analysis.signals import SignalConfig
-from evaluation.artifacts import ReproError, Run, UsageError, read_json, read_jsonl, sha256_of, write_json, write_table
-from evaluation.generation.base import Generator, SamplingConfig
-from evaluation.generation.hf import HFGenerator
-from evaluation.generation.resumable import generate_in_parts
-from evaluation.grading import grade
-from evaluation.models import load_model, model_sha256
-from evaluation.problems import Problem
-from evaluation.prompts import build_prompt_ids
+from attention_rhythm.credit import CreditConfig
+from attention_rhythm.errors import ReproError, UsageError
+from attention_rhythm.files import read_json, read_jsonl, sha256_of, write_json, write_table
+from attention_rhythm.generation.base import Generator, SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.generation.resumable import generate_in_parts
+from attention_rhythm.models import load_model, model_sha256
+from attention_rhythm.signals.reading import SignalConfig
+from attention_rhythm.tasks.base import Problem
+from attention_rhythm.tasks.grading import grade
+from attention_rhythm.tasks.prompts import build_prompt_ids
+from attention_rhythm.tasks.puzzles import load_puzzles
+from evaluation.settings import Run
 from training import checkpoint
 from training.actors.train import OptimConfig
-from training.countdown_traces import load_puzzles
-from training.credit import CreditConfig
 from training.loop import TrainConfig, train
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -39,24 +39,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis.signals import SignalConfig
-from evaluation.artifacts import NotFinite, ReproError, append_jsonl, read_jsonl, resume_jsonl, write_jsonl
-from evaluation.generation.base import Generator, SamplingConfig
-from evaluation.generation.hf import HFGenerator
-from evaluation.grading import grade
-from evaluation.problems import Problem
+from attention_rhythm.credit import SIGNALS, CreditConfig, check_credited, credit_weights, shape_advantages
+from attention_rhythm.errors import NotFinite, ReproError
+from attention_rhythm.files import append_jsonl, read_jsonl, resume_jsonl, write_jsonl
+from attention_rhythm.generation.base import Generator, SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.grpo import AGGREGATIONS, group_advantages
+from attention_rhythm.signals.reading import SignalConfig
+from attention_rhythm.tasks.base import Problem
+from attention_rhythm.tasks.grading import grade
 from training import checkpoint
 from training.actors.attn import MODES, AttnActor
 from training.actors.infer import InferActor
 from training.actors.train import DivergedError, OptimConfig, TrainActor, precision, save_batch
-from training.credit import SIGNALS, CreditConfig, credit_weights, shape_advantages
-from training.grpo import AGGREGATIONS, group_advantages
 from training.metrics import batch_statistics, mean_of_updates, rhythm_statistics, sampler_gap
 
 # Settings under which a run may go on although they have changed: they decide how far and how often, not what.
@@ -65,10 +65,6 @@ MAY_CHANGE = ("steps", "sampler_gap", "checkpoint_every", "keep_checkpoints", "t
 
 class StaleSamplerError(ReproError):
     """The engine of actor_infer does not have the weights that are trained."""
-
-
-class NoCreditError(ReproError):
-    """A credit strategy that has credited no token: the run would be plain GRPO under another name."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +283,7 @@ class _Run:
                 entropy=reading.entropy,
                 generator=self.random["credit"],
             )  # (B, N)
-            self.check_credit(gamma)
+            self.credited = check_credited(self.credited, gamma, config.credit, config.signals.horizon[0])
             shaped = shape_advantages(raw, gamma, config.credit.sign)  # (B, N)
             rhythm = rhythm_statistics(reading, rollout.response) if rhythm_wanted else {}
 
@@ -323,14 +319,6 @@ class _Run:
         """Indices of the responses of each gradient step, on the model's device; sizes differ by at most one."""
         order = torch.randperm(responses, generator=self.random["mini_batches"])
         return [rows.to(self.model.device) for rows in order.tensor_split(self.config.gradient_steps)]
-
-    def check_credit(self, gamma: Float[Tensor, "B N"]) -> None:
-        self.credited = self.credited or bool((gamma != 1).any())
-        if not self.credited and self.config.credit.strategy != "uniform":
-            raise NoCreditError(
-                f"strategy {self.config.credit.strategy!r} has credited no token in {self.done + 1} step(s): responses "
-                f"of up to {self.config.signals.horizon[0]} tokens have no FAI, an amplification of 1 changes nothing"
-            )
 
     @contextmanager
     def phase(self, name: str, seconds: dict[str, float]) -> Iterator[None]:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from analysis.couplings import counts
-from analysis.peaks import find_peaks
+from attention_rhythm.signals.peaks import find_peaks
 from training.actors.attn import Reading
 from training.actors.infer import Rollout
 

@@ -2,8 +2,8 @@
 
 The result is an ordinary Hugging Face folder (tokenizer.json, config.json, generation_config.json, model.safetensors in
 bfloat16) that transformers and vLLM load without code of its own. Every word of a worked solution is one token, and so
-is every number up to MAX_VALUE; the chat template writes the prompt, so that `evaluation.prompts.build_prompt_ids`
-serves this policy like any other model:
+is every number up to MAX_VALUE; the chat template writes the prompt, so that `build_prompt_ids` serves
+this policy like any other model:
 
     <bos> Question: 3 7 8 -> 29 Solution:
 
@@ -23,26 +23,15 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from evaluation.artifacts import atomic_folder
-from evaluation.generation.base import SamplingConfig
-from evaluation.generation.hf import HFGenerator
-from evaluation.grading import grade
-from evaluation.models import load_model
-from evaluation.problems import Problem
-from evaluation.prompts import build_prompt_ids
-from training.countdown_traces import (
-    ANSWER_CLOSE,
-    ANSWER_OPEN,
-    FOUND,
-    MAX_VALUE,
-    TRY_AGAIN,
-    Puzzle,
-    TraceConfig,
-    load_puzzles,
-    problem,
-    puzzles,
-    write_trace,
-)
+from attention_rhythm.files import atomic_folder
+from attention_rhythm.generation.base import SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.models import load_model
+from attention_rhythm.tasks.base import Problem
+from attention_rhythm.tasks.grading import grade
+from attention_rhythm.tasks.prompts import build_prompt_ids
+from attention_rhythm.tasks.puzzles import MAX_VALUE, Puzzle, load_puzzles, problem, puzzles
+from training.countdown_traces import ANSWER_CLOSE, ANSWER_OPEN, FOUND, TRY_AGAIN, TraceConfig, write_trace
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 WORDS = ["Question:", "->", "Solution:", "+", "-", "*", "/", "=", ",", "(", ")"]

@@ -16,18 +16,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.signals import SignalConfig
-from evaluation.artifacts import ReproError, UsageError, atomic_folder
-from evaluation.generation.base import GenerationError, Generator
-from evaluation.manifest import locked
-from evaluation.models import check_spec, load_model
-from evaluation.problems import DataError, load_problems
-from evaluation.prompts import build_prompt_ids
+from attention_rhythm.credit import SIGNALS, CreditConfig
+from attention_rhythm.errors import ReproError, UsageError
+from attention_rhythm.files import atomic_folder, locked
+from attention_rhythm.generation.base import GenerationError, Generator
+from attention_rhythm.models import check_spec, load_model
+from attention_rhythm.signals.reading import SignalConfig
+from attention_rhythm.tasks.problems import DataError, load_problems
+from attention_rhythm.tasks.prompts import build_prompt_ids
 from training.actors.attn import MODES
 from training.actors.megatron import Layout, MegatronTrainActor, check
 from training.actors.megatron_ranks import MegatronLeader, MegatronProcesses, follow, join
 from training.actors.train import OptimConfig, TrainActor
-from training.credit import SIGNALS, CreditConfig
 from training.experiment import sampled_accuracy
 from training.loop import TrainConfig, train
 
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
         engine = None
         if options.infer == "vllm":  # a second copy of the weights, pushed after each update
-            from evaluation.generation.vllm import VLLMGenerator
+            from attention_rhythm.generation.vllm import VLLMGenerator
 
             on_gpu = model.device.type == "cuda"
             engine = VLLMGenerator.load(options.model, dtype="bfloat16" if on_gpu else "float32", sleeps=on_gpu)

@@ -9,8 +9,10 @@ import pytest
 
 from analysis import couplings, read_signals
 from analysis.couplings import Convention, conventions, counts, couple, find_receivers, peak_overlap, read_all
-from evaluation.artifacts import ReproError, Run, write_jsonl, write_npz
-from reproduce import load_profile
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import write_jsonl, write_npz
+from evaluation.settings import Run
+from pipeline.cli import load_profile
 
 NAN = float("nan")
 T, F = True, False

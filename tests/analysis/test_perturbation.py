@@ -8,11 +8,13 @@ import torch
 
 from analysis import perturbation
 from analysis.perturbation import candidates, choose_positions, content_words, jaccard, perturb, summarise
-from analysis.signals import SignalConfig, attention_signals
-from evaluation.artifacts import ReproError, Run, read_json, read_jsonl, write_jsonl
-from evaluation.generation.base import SamplingConfig
-from evaluation.generation.hf import HFGenerator
-from reproduce import load_profile
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import read_json, read_jsonl, write_jsonl
+from attention_rhythm.generation.base import SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.signals.reading import SignalConfig, attention_signals
+from evaluation.settings import Run
+from pipeline.cli import load_profile
 
 NAN = float("nan")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from attention_rhythm.errors import ReproError
 from benchmarks import attention, attention_cuda, growth, perturbation, rl_step
 from benchmarks.record import make_claim, report
 from benchmarks.worker import Worker, measured
-from evaluation.artifacts import ReproError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,7 +90,7 @@ def test_eager_attention_is_not_tried_where_it_cannot_fit():
 
 
 def test_both_sides_of_the_perturbation_benchmark_decode_the_same(tiny_model_folder):
-    from evaluation.models import load_model
+    from attention_rhythm.models import load_model
 
     model, _ = load_model(tiny_model_folder)
     texts = [list(range(2, 32)), list(range(5, 25))]

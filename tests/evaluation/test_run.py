@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from attention_rhythm.errors import ReproError, UsageError
+from attention_rhythm.files import read_jsonl, write_jsonl
+from attention_rhythm.generation import engines
+from attention_rhythm.generation.base import Completion
+from attention_rhythm.generation.engines import Engine, make_engine
+from attention_rhythm.tasks.problems import DataError, Problem
 from evaluation import compare, run
-from evaluation.artifacts import ReproError, Run, UsageError, read_jsonl, write_jsonl
-from evaluation.generation import engines
-from evaluation.generation.base import Completion
-from evaluation.generation.engines import Engine, make_engine
-from evaluation.problems import DataError, Problem
 from evaluation.run import EvaluationConfig, evaluate, load_tasks, summarise, table
+from evaluation.settings import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,7 +114,9 @@ def test_settings_that_make_no_sense_are_wrong_usage(options, message):
 def test_a_benchmark_that_cannot_be_had_is_left_out_or_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("DATA_DIR", raising=False)
-    monkeypatch.setattr("evaluation.problems._download", lambda file: (_ for _ in ()).throw(OSError("offline")))
+    monkeypatch.setattr(
+        "attention_rhythm.tasks.problems._download", lambda file: (_ for _ in ()).throw(OSError("offline"))
+    )
     config = EvaluationConfig(("zebra", "aime24"), limit=2)
     found, missing = load_tasks(config, None, skip_missing=True)
     assert len(found["zebra"]) == 2 and "offline" in missing["aime24"]

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.artifacts import Run, write_json, write_jsonl, write_npz, write_table
+from attention_rhythm.files import write_json, write_jsonl, write_npz, write_table
+from evaluation.settings import Run
 
 TEXT = (
     "To find how many clips Natalia sold in all, we add the two months.\n\nIn April she sold 48 clips. In May she sold "

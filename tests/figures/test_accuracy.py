@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from evaluation.artifacts import write_json
+from attention_rhythm.files import write_json
 from figures import fig_accuracy, table3_puzzles, table4_math, table6_families
 from figures.inputs import Results
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from evaluation.artifacts import ReproError
+from attention_rhythm.errors import ReproError
 from figures import fig2_attention, fig3_perturbation, fig9_tokens, fig_sensitivity, paper, style, textflow, token_view
 from figures import run as stage
 from figures.inputs import MissingResult, Results
@@ -86,7 +86,7 @@ def test_a_missing_table_names_the_figures_stage(results_root):
 
 def test_no_torch():
     heavy = {"torch", "transformers", "analysis"}
-    code = f"import sys, figures.run, figures.notebooks; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, figures.run, pipeline.notebooks; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

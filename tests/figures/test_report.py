@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import reproduce
-from evaluation.artifacts import Run, write_json, write_table
+from attention_rhythm.files import write_json, write_table
+from evaluation.settings import Run
 from figures import report
 from figures import run as figures_stage
+from pipeline import cli as reproduce
 
 SPEC = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
 browser = importlib.util.module_from_spec(SPEC)

@@ -14,9 +14,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from evaluation.generation.base import GenerationError, SamplingConfig
-from evaluation.generation.hf import HFGenerator, continue_rows, draw, uniform_draws
-from evaluation.plain_attention import UnsupportedAttention
+from attention_rhythm.generation.base import GenerationError, SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator, continue_rows, draw, uniform_draws
+from attention_rhythm.signals.plain_attention import UnsupportedAttention
 
 SIZES = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, max_position_embeddings=256)
 MODELS = {

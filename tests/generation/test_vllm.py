@@ -13,13 +13,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from evaluation.generation import vllm as vllm_module
-from evaluation.generation.base import GenerationError, SamplingConfig
-from evaluation.generation.hf import HFGenerator
-from evaluation.generation.resumable import Request, complete
-from evaluation.generation.vllm import MissingEngine, VLLMGenerator
-from evaluation.manifest import ROOT
-from evaluation.models import DEFAULT_MODEL, load_model
+from attention_rhythm.generation import vllm as vllm_module
+from attention_rhythm.generation.base import GenerationError, SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.generation.resumable import Request, complete
+from attention_rhythm.generation.vllm import MissingEngine, VLLMGenerator
+from attention_rhythm.models import DEFAULT_MODEL, load_model
+from pipeline.manifest import ROOT
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: ./reproduce.sh test engines"

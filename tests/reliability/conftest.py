@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.manifest import ROOT
+from pipeline.manifest import ROOT
 
 # What makes the smoke profile and the training recipe small: every stage still has several batches to be killed in.
 PROFILE = {

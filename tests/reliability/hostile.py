@@ -62,8 +62,8 @@ def hostile(rng: random.Random) -> str:
 def main(count: int, seed: int) -> None:
     import sitecustomize
 
-    from evaluation.grading import grade
-    from evaluation.problems import Problem
+    from attention_rhythm.tasks.base import Problem
+    from attention_rhythm.tasks.grading import grade
 
     problems = [
         Problem("m", "?", "123456789", "math500"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import PackageNotFoundError, metadata
 
-from evaluation.manifest import ROOT
+from pipeline.manifest import ROOT
 
 DOCUMENT = ROOT / "docs" / "dependencies.md"
 REQUIREMENTS = ("requirements.txt", "requirements-model.txt")

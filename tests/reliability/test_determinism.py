@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from analysis import read_signals
-from analysis.signals import SignalConfig, attention_signals
-from evaluation.artifacts import Run, read_jsonl, write_jsonl
-from evaluation.generation.base import SamplingConfig
-from evaluation.generation.hf import HFGenerator
-from evaluation.generation.resumable import Request, complete
-from evaluation.manifest import ROOT
-from evaluation.models import load_model
+from attention_rhythm.credit import SIGNALS, CreditConfig, credit_weights
+from attention_rhythm.files import read_jsonl, write_jsonl
+from attention_rhythm.generation.base import SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.generation.resumable import Request, complete
+from attention_rhythm.models import load_model
+from attention_rhythm.signals.reading import SignalConfig, attention_signals
+from evaluation.settings import Run
+from pipeline.manifest import ROOT
 from tests.training.conftest import Letters, build
 from training.actors.attn import AttnActor
 from training.actors.infer import InferActor
-from training.credit import SIGNALS, CreditConfig, credit_weights
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16], [17]]
 CONFIG = SignalConfig(window=4, horizon=(2, 9), layers="all", num_layers=None)
@@ -28,9 +29,9 @@ CONFIG = SignalConfig(window=4, horizon=(2, 9), layers="all", num_layers=None)
 STAGES = """
 import sys
 from pathlib import Path
-from reproduce import load_profile
-from stages import STAGES
-from evaluation.artifacts import Run
+from pipeline.cli import load_profile
+from pipeline.stages import STAGES
+from evaluation.settings import Run
 import importlib, torch
 
 torch.set_num_threads(1)

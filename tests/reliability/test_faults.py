@@ -18,20 +18,20 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.pipeline.test_reproduce import run as run_toy
+from tests.pipeline.test_reproduce import toy  # noqa: F401  (a fixture)
 
-import reproduce
-from evaluation import artifacts
+from attention_rhythm import files
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import locked, read_json, resume_jsonl, write_json
+from attention_rhythm.generation.base import GenerationError, SamplingConfig
+from attention_rhythm.generation.resumable import Request, complete
+from attention_rhythm.generation.vllm import VLLMGenerator
+from attention_rhythm.models import load_model
+from attention_rhythm.tasks.problems import DataError, _hub_rows, load_problems
+from attention_rhythm.tasks.registry import TASKS
 from evaluation import run as evaluation_run
-from evaluation.artifacts import ReproError, read_json, resume_jsonl, write_json
-from evaluation.generation.base import GenerationError, SamplingConfig
-from evaluation.generation.resumable import Request, complete
-from evaluation.generation.vllm import VLLMGenerator
-from evaluation.manifest import locked
-from evaluation.models import load_model
-from evaluation.problems import DataError, _hub_rows, load_problems
-from evaluation.tasks import TASKS
-from tests.test_reproduce import run as run_toy
-from tests.test_reproduce import toy  # noqa: F401  (a fixture)
+from pipeline import cli as reproduce
 from tests.training.conftest import Letters, build
 from tests.training.test_checkpoint import CONFIG, without_seconds
 from tests.training.test_checkpoint import run as train
@@ -74,19 +74,19 @@ def small_disk(tmp_path):
 
 BIG = torch.rand(200_000)  # 800 kB
 WRITES = {
-    "text": lambda path: artifacts.write_text(path, "x" * 800_000),
-    "json": lambda path: artifacts.write_json(path, list(range(200_000))),
-    "jsonl": lambda path: artifacts.write_jsonl(path, ([number] for number in range(200_000))),
-    "csv": lambda path: artifacts.write_table(path, pd.DataFrame({"x": BIG.numpy()})),
-    "parquet": lambda path: artifacts.write_table(path, pd.DataFrame({"x": BIG.numpy()})),
-    "npz": lambda path: artifacts.write_npz(path, x=BIG.numpy()),
+    "text": lambda path: files.write_text(path, "x" * 800_000),
+    "json": lambda path: files.write_json(path, list(range(200_000))),
+    "jsonl": lambda path: files.write_jsonl(path, ([number] for number in range(200_000))),
+    "csv": lambda path: files.write_table(path, pd.DataFrame({"x": BIG.numpy()})),
+    "parquet": lambda path: files.write_table(path, pd.DataFrame({"x": BIG.numpy()})),
+    "npz": lambda path: files.write_npz(path, x=BIG.numpy()),
     "safetensors": lambda path: _through(path, lambda temporary: save_file({"x": BIG}, temporary)),
     "pt": lambda path: _through(path, lambda temporary: torch.save(BIG, temporary)),
 }
 
 
 def _through(path, write):
-    with artifacts.atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
         write(temporary)
 
 
@@ -307,7 +307,7 @@ ROWS = 8
 
 def test_a_data_file_cut_anywhere_is_refused_or_has_whole_problems_only(tmp_path):
     path = tmp_path / "gsm8k_test.jsonl"
-    artifacts.write_jsonl(path, [{"question": f"{n} + {n}?", "answer": f"#### {n + n}"} for n in range(ROWS)])
+    files.write_jsonl(path, [{"question": f"{n} + {n}?", "answer": f"#### {n + n}"} for n in range(ROWS)])
     whole, problems = path.read_bytes(), load_problems("gsm8k", data_dir=tmp_path)
     assert len(problems) == ROWS
     refused = 0

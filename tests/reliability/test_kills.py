@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from evaluation import artifacts
-from evaluation.artifacts import sha256_file
-from evaluation.manifest import ROOT
+from attention_rhythm import files
+from attention_rhythm.files import sha256_file
+from pipeline.manifest import ROOT
 
 KILLS = 20
 SEED = 8
@@ -30,13 +30,13 @@ OLD, NEW = {"state": "old"}, {"state": "new"}
 
 
 def replace_file(path):
-    artifacts.write_json(path, NEW)
+    files.write_json(path, NEW)
 
 
 def replace_folder(path):
-    with artifacts.atomic_folder(path) as folder:
-        artifacts.write_json(folder / "a.json", NEW)
-        artifacts.write_json(folder / "b.json", NEW)
+    with files.atomic_folder(path) as folder:
+        files.write_json(folder / "a.json", NEW)
+        files.write_json(folder / "b.json", NEW)
 
 
 def killed_before_call(number: int, work, path) -> bool:
@@ -69,10 +69,10 @@ def test_a_file_is_the_old_or_the_new_one_whenever_its_writer_dies(tmp_path):
     number = 0
     while not states or states[-1] != "survived":
         number += 1
-        artifacts.write_json(path, OLD)
+        files.write_json(path, OLD)
         died = killed_before_call(number, replace_file, path)
-        states.append(artifacts.read_json(path)["state"] if died else "survived")
-        artifacts.clear_leftovers(tmp_path)
+        states.append(files.read_json(path)["state"] if died else "survived")
+        files.clear_leftovers(tmp_path)
         assert os.listdir(tmp_path) == ["a.json"]
     assert {"old", "new"} < set(states)
 
@@ -82,14 +82,14 @@ def test_a_folder_is_the_old_or_the_new_one_or_gone_but_never_a_mixture(tmp_path
     number = 0
     while not states or states[-1] != "survived":
         number += 1
-        with artifacts.atomic_folder(path) as folder:
+        with files.atomic_folder(path) as folder:
             for name in ("a.json", "b.json"):
-                artifacts.write_json(folder / name, OLD)
+                files.write_json(folder / name, OLD)
         died = killed_before_call(number, replace_folder, path)
-        files = {artifacts.read_json(file)["state"] for file in path.iterdir()} if path.exists() else {"gone"}
-        assert len(files) == 1
-        states.append(files.pop() if died else "survived")
-        artifacts.clear_leftovers(tmp_path)
+        found = {files.read_json(file)["state"] for file in path.iterdir()} if path.exists() else {"gone"}
+        assert len(found) == 1
+        states.append(found.pop() if died else "survived")
+        files.clear_leftovers(tmp_path)
         assert set(os.listdir(tmp_path)) <= {"signals"}
     assert set(states) == {"old", "gone", "new", "survived"}
     assert states.count("gone") == 1  # between two renames, and then the stage runs again

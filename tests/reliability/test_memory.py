@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from analysis import read_signals
-from analysis.signals import SignalConfig
-from evaluation.artifacts import Run, write_jsonl
-from evaluation.generation.base import SamplingConfig
-from evaluation.generation.hf import HFGenerator
-from evaluation.generation.resumable import Request, complete
-from evaluation.memory import OutOfMemory, halved_once, in_halves, is_out_of_memory
+from attention_rhythm.files import write_jsonl
+from attention_rhythm.generation.base import SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.generation.resumable import Request, complete
+from attention_rhythm.memory import OutOfMemory, halved_once, in_halves, is_out_of_memory
+from attention_rhythm.signals.reading import SignalConfig
+from evaluation.settings import Run
 from tests.training.conftest import Letters, build
 from training.actors.attn import AttnActor
 from training.actors.infer import InferActor

@@ -7,18 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from analysis.signals import SignalConfig, attention_signals
-from evaluation.artifacts import NotFinite
-from evaluation.generation.base import BrokenLogits, SamplingConfig
-from evaluation.generation.hf import HFGenerator
+from attention_rhythm.credit import SIGNALS, CreditConfig, NoCreditError, credit_weights, shape_advantages
+from attention_rhythm.errors import NotFinite
+from attention_rhythm.generation.base import BrokenLogits, SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.grpo import group_advantages, policy_loss
+from attention_rhythm.signals.reading import SignalConfig, attention_signals
 from tests.training.conftest import Letters, build
 from tests.training.test_loop import PROBLEMS, SMALL, low_tokens, prompt
 from training import loop
 from training.actors.attn import AttnActor
 from training.actors.infer import InferActor
 from training.actors.train import DivergedError, OptimConfig, TrainActor
-from training.credit import SIGNALS, CreditConfig, credit_weights, shape_advantages
-from training.grpo import group_advantages, policy_loss
 
 BAD = {"NaN": math.nan, "infinity": math.inf, "minus infinity": -math.inf}
 
@@ -141,7 +141,7 @@ def test_responses_of_one_token(tmp_path, strategy):
     if {"waad", "fai"} & set(
         SIGNALS[strategy]
     ):  # no token before or after it: no change of WAAD, no FAI, and it says so
-        with pytest.raises(loop.NoCreditError):
+        with pytest.raises(NoCreditError):
             train(tmp_path, config=config)
         return
     records = train(tmp_path, config=config)

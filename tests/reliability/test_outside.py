@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import reproduce
+from attention_rhythm.errors import ReproError, UsageError
+from attention_rhythm.files import write_jsonl
+from attention_rhythm.models import load_model
+from attention_rhythm.tasks.problems import load_problems
 from evaluation import run as evaluation_run
-from evaluation.artifacts import ReproError, UsageError, write_jsonl
-from evaluation.manifest import ROOT
-from evaluation.models import load_model
-from evaluation.problems import load_problems
 from figures import token_view
+from pipeline import cli as reproduce
+from pipeline.manifest import ROOT
 
 HERE = Path(__file__).parent
 COMPLETIONS = 10_000

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from evaluation.manifest import ROOT
+from pipeline.manifest import ROOT
 
 STEPS = 500
 WARM_UP = 100  # steps after which the allocator has seen every shape of batch
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from tests.training.conftest import Letters, build
 from tests.training.test_loop import PROBLEMS, SMALL, low_tokens, prompt
-from training.credit import CreditConfig
+from attention_rhythm.credit import CreditConfig
 from training.loop import train
 
 torch.set_num_threads(1)

@@ -7,15 +7,15 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from analysis import dense, forward
-from analysis.signals import SignalConfig
-from evaluation.generation.base import Completion, SamplingConfig
-from evaluation.generation.hf import HFGenerator
+from attention_rhythm.credit import CreditConfig, credit_weights
+from attention_rhythm.generation.base import Completion, SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.signals import dense, forward
+from attention_rhythm.signals.reading import SignalConfig
 from training.actors import attn, train
 from training.actors.attn import AttnActor
 from training.actors.infer import InferActor, collate
 from training.actors.train import DivergedError, OptimConfig, TrainActor, response_logp
-from training.credit import CreditConfig, credit_weights
 
 NAN = float("nan")
 SIGNALS = SignalConfig(window=4, horizon=(2, 9), layers="all", num_layers=None)

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.signals import SignalConfig
-from evaluation.artifacts import ReproError, read_jsonl
-from evaluation.problems import Problem
+from attention_rhythm.credit import CreditConfig
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import read_jsonl
+from attention_rhythm.signals.reading import SignalConfig
+from attention_rhythm.tasks.base import Problem
 from training import checkpoint
 from training.actors.train import OptimConfig
 from training.checkpoint import CheckpointError
-from training.credit import CreditConfig
 from training.loop import TrainConfig, train
 
 PROBLEMS = [Problem(str(i), f"problem {i}", "", "countdown") for i in range(10)]

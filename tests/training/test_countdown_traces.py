@@ -4,27 +4,23 @@ import random
 
 import pytest
 
-from evaluation.grading import grade
-from evaluation.tasks.countdown import evaluate
-from training.countdown_traces import (
-    FOUND,
+from attention_rhythm.tasks.countdown import evaluate
+from attention_rhythm.tasks.grading import grade
+from attention_rhythm.tasks.puzzles import (
     HELD_OUT,
     MAX_VALUE,
     NUMBER_RANGE,
     SPLITS,
     TARGET_RANGE,
-    TRY_AGAIN,
     Puzzle,
     Step,
-    TraceConfig,
-    expression,
     load_puzzles,
     problem,
     puzzles,
     solutions,
     ways,
-    write_trace,
 )
+from training.countdown_traces import FOUND, TRY_AGAIN, TraceConfig, expression, write_trace
 
 
 def test_two_numbers_combine_in_every_way_the_larger_on_the_left():

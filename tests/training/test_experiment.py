@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.artifacts import Run, UsageError, read_json, read_jsonl, write_json
-from evaluation.models import load_model
-from reproduce import load_profile
+from attention_rhythm.errors import UsageError
+from attention_rhythm.files import read_json, read_jsonl, write_json
+from attention_rhythm.models import load_model
+from evaluation.settings import Run
+from pipeline.cli import load_profile
 from training import experiment
 from training import run as training_run
 from training.experiment import (

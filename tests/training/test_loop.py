@@ -9,14 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from analysis.signals import SignalConfig
-from evaluation.artifacts import ReproError, read_jsonl
-from evaluation.generation.hf import HFGenerator
-from evaluation.problems import Problem
+from attention_rhythm.credit import SIGNALS, CreditConfig, NoCreditError
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import read_jsonl
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.signals.reading import SignalConfig
+from attention_rhythm.tasks.base import Problem
 from training import loop
 from training.actors.train import OptimConfig, TrainActor
-from training.credit import SIGNALS, CreditConfig
-from training.loop import NoCreditError, StaleSamplerError, TrainConfig, train
+from training.loop import StaleSamplerError, TrainConfig, train
 
 PROBLEMS = [Problem(str(i), f"problem {i}", "", "countdown") for i in range(10)]
 SMALL = TrainConfig(

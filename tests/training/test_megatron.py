@@ -26,20 +26,21 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from analysis.signals import SignalConfig
-from evaluation.artifacts import UsageError, read_jsonl
-from evaluation.generation.vllm import MissingEngine, VLLMGenerator
-from evaluation.manifest import ROOT
-from evaluation.models import load_model
-from evaluation.problems import Problem
-from evaluation.prompts import build_prompt_ids
+from attention_rhythm.credit import CreditConfig
+from attention_rhythm.errors import UsageError
+from attention_rhythm.files import read_jsonl
+from attention_rhythm.generation.vllm import MissingEngine, VLLMGenerator
+from attention_rhythm.models import load_model
+from attention_rhythm.signals.reading import SignalConfig
+from attention_rhythm.tasks.base import Problem
+from attention_rhythm.tasks.prompts import build_prompt_ids
+from attention_rhythm.tasks.puzzles import load_puzzles
+from pipeline.manifest import ROOT
 from training import loop
 from training.actors import megatron_ranks
 from training.actors.megatron import Layout, MegatronTrainActor, check
 from training.actors.megatron_ranks import MegatronProcesses, RankError
 from training.actors.train import DivergedError, OptimConfig, TrainActor
-from training.countdown_traces import load_puzzles
-from training.credit import CreditConfig
 from training.experiment import correct
 from training.loop import TrainConfig
 from training.run import main as command_line

@@ -7,12 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evaluation.generation.base import SamplingConfig
-from evaluation.generation.hf import HFGenerator
-from evaluation.grading import grade
-from evaluation.models import load_model
-from evaluation.prompts import build_prompt, build_prompt_ids
-from training.countdown_traces import MAX_VALUE, load_puzzles, problem, puzzles, write_trace
+from attention_rhythm.generation.base import SamplingConfig
+from attention_rhythm.generation.hf import HFGenerator
+from attention_rhythm.models import load_model
+from attention_rhythm.tasks.grading import grade
+from attention_rhythm.tasks.prompts import build_prompt, build_prompt_ids
+from attention_rhythm.tasks.puzzles import MAX_VALUE, load_puzzles, problem, puzzles
+from training.countdown_traces import write_trace
 from training.policy import (
     CONTEXT,
     IGNORED,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from analysis.signals import SignalConfig
-from evaluation.generation import vllm
-from evaluation.generation.vllm import VLLMGenerator
-from evaluation.problems import Problem
+from attention_rhythm.credit import CreditConfig
+from attention_rhythm.generation import vllm
+from attention_rhythm.generation.vllm import VLLMGenerator
+from attention_rhythm.signals.reading import SignalConfig
+from attention_rhythm.tasks.base import Problem
 from training.actors.train import OptimConfig
-from training.credit import CreditConfig
 from training.loop import StaleSamplerError, TrainConfig, train
 
 pytestmark = pytest.mark.skipif(

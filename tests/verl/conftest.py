@@ -3,7 +3,9 @@
 import os
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
-os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "training.verl_plugin.cpu,training.verl_plugin.plugin")
+os.environ.setdefault(
+    "VERL_USE_EXTERNAL_MODULES", "attention_rhythm.integrations.verl.cpu,attention_rhythm.integrations.verl.plugin"
+)
 
 from pathlib import Path
 
@@ -19,6 +21,6 @@ def policy_tokenizer():
 
 @pytest.fixture(scope="session")
 def policy():
-    from evaluation.models import load_model
+    from attention_rhythm.models import load_model
 
     return load_model(str(Path(__file__).parents[2] / "training/checkpoints/countdown-policy"))[0]

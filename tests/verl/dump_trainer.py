@@ -6,7 +6,7 @@ import torch
 import transfer_queue as tq
 from verl.trainer.ppo.v1 import register_trainer
 
-from training.verl_plugin.trainer import RhythmTrainer
+from attention_rhythm.integrations.verl.trainer import RhythmTrainer
 
 FIELDS = ("prompts", "responses", "gamma", "advantages", "rm_scores", "entropy", "old_log_probs", "rollout_log_probs")
 

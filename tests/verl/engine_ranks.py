@@ -20,7 +20,7 @@ def batch_of(sequences: Sequences, request: dict[str, Any] | None, **engineering
     from tensordict import TensorDict
     from verl.utils import tensordict_utils as tu
 
-    from training.verl_plugin.engine import REQUEST
+    from attention_rhythm.integrations.verl.engine import REQUEST
 
     def nested(rows: list[list[int]]) -> torch.Tensor:
         return torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)

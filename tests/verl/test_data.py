@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-from evaluation.grading import grade
-from evaluation.prompts import build_prompt_ids
-from training.countdown_traces import load_puzzles
-from training.verl_plugin.data import main, rows, write
-from training.verl_plugin.reward import compute_score
+from attention_rhythm.integrations.verl.data import main, rows, write
+from attention_rhythm.integrations.verl.reward import compute_score
+from attention_rhythm.tasks.grading import grade
+from attention_rhythm.tasks.prompts import build_prompt_ids
+from attention_rhythm.tasks.puzzles import load_puzzles
 
 ANSWERS = ("<answer> ( 4 + 11 ) - 12 </answer>", "<answer> 11 + 4 </answer>", "8", "")
 

@@ -15,8 +15,8 @@ import torch
 
 pytest.importorskip("verl")
 
-from analysis.signals import SignalConfig, attention_signals
-from evaluation.models import load_model
+from attention_rhythm.models import load_model
+from attention_rhythm.signals.reading import SignalConfig, attention_signals
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "training/checkpoints/countdown-policy"

@@ -8,10 +8,10 @@ pytest.importorskip("verl")
 
 from omegaconf import OmegaConf
 
-from evaluation.artifacts import ReproError
-from training.verl_plugin.launch import compose, main, shipped, stage, train
-from training.verl_plugin.plan import SHAPES, job_of
-from training.verl_plugin.settings import RhythmConfig, RhythmConfigError
+from attention_rhythm.errors import ReproError
+from attention_rhythm.integrations.verl.launch import compose, main, shipped, stage, train
+from attention_rhythm.integrations.verl.plan import SHAPES, job_of
+from attention_rhythm.integrations.verl.settings import RhythmConfig, RhythmConfigError
 
 
 @pytest.mark.parametrize("overrides", shipped(), ids=" ".join)
@@ -93,12 +93,16 @@ def test_a_dry_run_prints_the_plan(capsys):
 def test_missing_data_ends_in_the_command_that_makes_it(capsys):
     assert not Path("data/dapo_math").exists()
     assert main(["task=maths"]) == 1
-    assert "python -m training.verl_plugin.data --task dapo_math --out data/dapo_math" in capsys.readouterr().err
+    assert (
+        "python -m attention_rhythm.integrations.verl.data --task dapo_math --out data/dapo_math"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_stage_does_each_run_once_and_keeps_its_last_validation(tmp_path, monkeypatch):
-    from evaluation.artifacts import Run, read_json
-    from training.verl_plugin import launch
+    from attention_rhythm.files import read_json
+    from attention_rhythm.integrations.verl import launch
+    from evaluation.settings import Run
 
     config = {"cluster": {"runs": ["task=maths scale=qwen3_4b_8k"], "strategies": ["uniform", "global_anchor"]}}
     run, asked = Run(tmp_path, "paper", config, 0, "none", None), []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.verl_plugin.plan import (
+from attention_rhythm.integrations.verl.plan import (
     BEYOND,
     SHIPPED,
     Job,

@@ -14,9 +14,9 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
-from training.verl_plugin.cpu_hf import HFReplica
-from training.verl_plugin.engine import ReadsSignals, RhythmFSDPEngine, exported_copy, masks
-from training.verl_plugin.trainer import RhythmTrainer, credit_metrics, entropy_ties
+from attention_rhythm.integrations.verl.cpu_hf import HFReplica
+from attention_rhythm.integrations.verl.engine import ReadsSignals, RhythmFSDPEngine, exported_copy, masks
+from attention_rhythm.integrations.verl.trainer import RhythmTrainer, credit_metrics, entropy_ties
 
 
 def test_the_entry_point_of_the_package_is_the_plugin():

@@ -2,9 +2,9 @@
 
 import pytest
 
-from analysis.signals import SignalConfig
-from training.credit import CreditConfig
-from training.verl_plugin.settings import RhythmConfig, RhythmConfigError
+from attention_rhythm.credit import CreditConfig
+from attention_rhythm.integrations.verl.settings import RhythmConfig, RhythmConfigError
+from attention_rhythm.signals.reading import SignalConfig
 
 
 def test_an_empty_table_is_the_papers_second_version():

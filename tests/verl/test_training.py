@@ -14,16 +14,16 @@ import torch
 
 pytest.importorskip("verl")
 
-from analysis.signals import SignalConfig
-from evaluation.generation.base import Completion
-from evaluation.models import load_model
+from attention_rhythm.credit import CreditConfig, credit_weights
+from attention_rhythm.generation.base import Completion
+from attention_rhythm.grpo import group_advantages
+from attention_rhythm.integrations.verl.data import write
+from attention_rhythm.integrations.verl.launch import CONFIGS, environment
+from attention_rhythm.models import load_model
+from attention_rhythm.signals.reading import SignalConfig
 from training.actors.attn import AttnActor
 from training.actors.infer import Rollout, collate
 from training.actors.train import response_logp
-from training.credit import CreditConfig, credit_weights
-from training.grpo import group_advantages
-from training.verl_plugin.data import write
-from training.verl_plugin.launch import CONFIGS, environment
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "training/checkpoints/countdown-policy"

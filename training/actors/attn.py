@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.entropy import output_head, response_entropy
-from analysis.forward import forward_statistics
-from analysis.heads import select_layers
-from analysis.signals import SignalConfig, Signals, attention_signals, combine_heads
-from evaluation.memory import in_halves
+from attention_rhythm.memory import in_halves
+from attention_rhythm.signals.entropy import output_head, response_entropy
+from attention_rhythm.signals.forward import forward_statistics
+from attention_rhythm.signals.heads import select_layers
+from attention_rhythm.signals.reading import SignalConfig, Signals, attention_signals, combine_heads
 from training.actors.infer import Rollout
 from training.actors.train import by_length, precision
 

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluation.generation.base import Completion, Generator, SamplingConfig
-from evaluation.generation.resumable import generate_in_parts
+from attention_rhythm.generation.base import Completion, Generator, SamplingConfig
+from attention_rhythm.generation.resumable import generate_in_parts
 
 
 @dataclass(frozen=True)

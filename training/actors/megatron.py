@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from evaluation.artifacts import UsageError
-from evaluation.generation.vllm import MissingEngine
+from attention_rhythm.errors import UsageError
+from attention_rhythm.generation.vllm import MissingEngine
+from attention_rhythm.grpo import policy_loss
 from training.actors.megatron_cpu import cuda_means_cpu
 from training.actors.megatron_weights import place, shard, unshard
 from training.actors.train import (
@@ -39,7 +40,6 @@ from training.actors.train import (
     up_to_its_end,
     with_advantage,
 )
-from training.grpo import policy_loss
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch import multiprocessing as mp
 from transformers import PreTrainedModel
 
-from evaluation.artifacts import ReproError
+from attention_rhythm.errors import ReproError
 from training.actors.megatron import Layout, MegatronTrainActor, check
 
 

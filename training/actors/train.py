@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from analysis.entropy import output_head
-from evaluation.artifacts import NotFinite, atomic_path
-from evaluation.memory import halved_once
-from training.grpo import policy_loss
+from attention_rhythm.errors import NotFinite
+from attention_rhythm.files import atomic_path
+from attention_rhythm.grpo import policy_loss
+from attention_rhythm.memory import halved_once
+from attention_rhythm.signals.entropy import output_head
 
 
 class DivergedError(NotFinite):

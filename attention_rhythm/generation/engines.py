@@ -1,0 +1,51 @@
+"""Which engine generates: Hugging Face (always there) or vLLM (optional, faster)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from attention_rhythm.errors import UsageError
+from attention_rhythm.generation.base import Generator
+from attention_rhythm.models import context_length
+
+ENGINES = ("auto", "hf", "vllm")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A generator with what its callers need to write prompts for it."""
+
+    name: str
+    generator: Generator
+    tokenizer: Any
+    context: int | None  # tokens, prompt and response together
+
+
+def make_engine(name: str, model: str, *, dtype: str, device: str) -> Engine:
+    """Load `model` (see `models.load_model`) into an engine: hf | vllm | auto (vllm on a GPU, else hf).
+
+    UsageError for another name; MissingEngine if vLLM is asked for and is not installed.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"unknown engine {name!r}: one of {', '.join(ENGINES)}")
+    if name == "auto":
+        name = "vllm" if _gpu_with_vllm(device) else "hf"
+    if name == "vllm":
+        from attention_rhythm.generation.vllm import VLLMGenerator
+
+        generator = VLLMGenerator.load(model, dtype=dtype)
+        return Engine(name, generator, generator.tokenizer, generator.context)
+    from attention_rhythm.generation.hf import HFGenerator
+    from attention_rhythm.models import load_model
+
+    network, tokenizer = load_model(model, dtype=dtype, device=device)
+    return Engine(name, HFGenerator(network, tokenizer), tokenizer, context_length(network.config))
+
+
+def _gpu_with_vllm(device: str) -> bool:
+    import importlib.util
+
+    import torch
+
+    return device != "cpu" and torch.cuda.is_available() and importlib.util.find_spec("vllm") is not None

@@ -1,0 +1,143 @@
+"""Generation with a Hugging Face model: on a CPU, on one GPU, no server."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from attention_rhythm.generation.base import Completion, SamplingConfig
+from attention_rhythm.generation.decoding import PrefixDecoder
+
+# Finished rows leave once they are this share of the batch: leaving copies the caches of those that stay.
+_LEAVE_AT = 0.125
+
+
+def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end a response: those of the model's generation config and the tokenizer's end of sequence."""
+    declared = model.generation_config.eos_token_id if model.generation_config else None
+    stops = set(declared if isinstance(declared, list) else [declared]) | {tokenizer.eos_token_id}
+    return {int(s) for s in stops if s is not None}
+
+
+def uniform_draws(prompt: Sequence[int], seed: int, sample: int, count: int) -> np.ndarray:
+    """(count,) uniform numbers that depend on the seed, the prompt and the sample number alone.
+
+    So a completion is the same whatever shares its batch, and a longer limit only goes on where a shorter one stopped.
+    """
+    key = hashlib.sha256(repr((seed, sample, [int(t) for t in prompt])).encode()).digest()
+    return np.random.Generator(np.random.Philox(int.from_bytes(key[:16], "little"))).random(count)
+
+
+def draw(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> torch.Tensor:
+    """One token a row, (B,), of logits (B, V): the arg max at temperature 0, else the inverse CDF at `uniform` (B,)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    cdf = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)  # (B, V)
+    target = uniform.to(cdf)[:, None] * cdf[:, -1:]
+    return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+@torch.inference_mode()
+def continue_rows(
+    model: PreTrainedModel,
+    prefixes: Sequence[Sequence[int]],
+    group: Sequence[int],
+    visible: Sequence[int],
+    first: Sequence[int],
+    limits: Sequence[int],
+    stops: set[int],
+    choose: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor],
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Continue B rows until a stop token or the row's limit.
+
+    Args:
+        prefixes: token ids whose keys and values are shared.
+        group, visible: (B,) each row's prefix, and how many of its tokens the row sees.
+        first: (B,) the token that follows the visible part; it is given, not part of the result.
+        limits: (B,) most tokens to generate for each row, at least 1.
+        choose: (logits (b, V), indices of the rows (b,), step) -> tokens (b,).
+
+    Returns:
+        For each row its tokens (a stop token included) and their log-probabilities in nats at temperature 1.
+    """
+    device = model.device
+    decoder = PrefixDecoder(
+        model, [torch.tensor(p, dtype=torch.long) for p in prefixes], torch.tensor(group), torch.tensor(visible)
+    )
+    tokens: list[list[int]] = [[] for _ in first]
+    logprobs: list[list[float]] = [[] for _ in first]
+    rows = torch.arange(len(first), device=device)
+    limit = torch.tensor(limits, device=device)
+    stop = torch.tensor(sorted(stops), dtype=torch.long, device=device)
+    finished = torch.zeros(len(first), dtype=torch.bool, device=device)
+    current = torch.tensor(first, device=device)
+    step = 0
+    while True:
+        logits = decoder.step(current)  # (b, V)
+        current = choose(logits, rows, step)
+        picked = logits.gather(-1, current[:, None])[:, 0] - logits.logsumexp(-1)  # (b,)
+        for row, token, logprob, done in zip(
+            rows.tolist(), current.tolist(), picked.tolist(), finished.tolist(), strict=True
+        ):
+            if not done:
+                tokens[row].append(token)
+                logprobs[row].append(logprob)
+        step += 1
+        finished |= torch.isin(current, stop) | (limit[rows] <= step)
+        gone = int(finished.sum())
+        if gone == len(rows):
+            return tokens, logprobs
+        if gone >= _LEAVE_AT * len(rows):
+            stay = (~finished).nonzero()[:, 0]
+            decoder.keep(stay)
+            rows, current, finished = rows[stay], current[stay], finished[stay]
+
+
+class HFGenerator:
+    """Generates with a Hugging Face model; the n samples of a prompt share its keys and values."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.stops = stop_token_ids(model, tokenizer)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
+        """See `Generator.generate`. All prompts form one batch: callers cut their work to what memory holds."""
+        if not prompts:
+            return []
+        numbers = [(p, s) for p in range(len(prompts)) for s in range(sampling.samples)]
+        uniform = torch.from_numpy(
+            np.stack([uniform_draws(prompts[p], sampling.seed, s, sampling.max_new_tokens) for p, s in numbers])
+        ).to(self.model.device)
+
+        # The last token of a prompt is fed through `step`, like every later one: its logits choose the first new token.
+        tokens, logprobs = continue_rows(
+            self.model,
+            prefixes=[p[:-1] for p in prompts],
+            group=[p for p, _ in numbers],
+            visible=[len(prompts[p]) - 1 for p, _ in numbers],
+            first=[prompts[p][-1] for p, _ in numbers],
+            limits=[sampling.max_new_tokens] * len(numbers),
+            stops=set() if sampling.ignore_eos else self.stops,
+            choose=lambda logits, rows, step: draw(logits, sampling.temperature, uniform[rows, step]),
+        )
+        return [
+            Completion(
+                token_ids=ids,
+                text=self.tokenizer.decode(ids, skip_special_tokens=True),
+                logprobs=lps,
+                finish_reason="stop" if ids[-1] in self.stops and not sampling.ignore_eos else "length",
+            )
+            for ids, lps in zip(tokens, logprobs, strict=True)
+        ]
+
+    @torch.no_grad()
+    def update_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Copy new weights in; names that the model does not have are an error, tied ones follow by themselves."""
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        for name, tensor in named_tensors:
+            parameters[name].copy_(tensor)

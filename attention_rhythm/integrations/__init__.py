@@ -1,0 +1,1 @@
+"""The method inside training frameworks that others keep: one folder each."""

@@ -1,0 +1,283 @@
+"""Per-head attention statistics without an N x N array.
+
+Every layer runs its ordinary fused attention. In a sampled layer the same call also returns the log-sum-exp of each
+row, and the statistics follow from q, k and that number:
+
+- span (Eq. 7) needs the expected key position of each row. The keys' positions are appended to the values as extra
+  columns, so that the fused kernel returns the expectation beside the output. One column with the position would lose
+  digits at long range (t - E[s] cancels); the columns are instead the mass in each of a few blocks of positions, and
+  the offset within the block.
+- WAAD (Eq. 9) needs the W nearest keys of each row: rows sum to one, so
+  sum_s A min(t-s, W) = W - sum_{t-s<W} A (W-t+s).
+- FAI (Eq. 10) needs the rows s+H_lo .. s+H_hi of column s.
+
+The last two are read off tiles of exp(scale q k^T - lse) that cover the band and nothing else. Time and memory are
+linear in N for a bounded horizon; with an open one (H_hi = None) time is quadratic and memory still linear.
+
+On a GPU where Triton is installed, `streaming_triton` does the same in kernels of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from types import ModuleType
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from attention_rhythm.errors import NotFinite
+from attention_rhythm.signals.plain_attention import UnsupportedAttention, replaced_attention
+
+Horizon = tuple[int, int | None]
+
+_TILE = 64  # rows of a tile: the smallest that keeps the matrix products efficient on a CPU
+_BLOCKS = 7  # blocks of key positions; with the offset column, 8 extra columns keep the head size aligned
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """Statistics of every head of the sampled layers, float32. `waad` holds every row from the one before the first
+    response token on; which row belongs to which token is decided by whoever reads it."""
+
+    layers: tuple[int, ...]
+    span: Float[Tensor, "B L H"]  # mean over response rows, in tokens
+    waad: Float[Tensor, "B L H N"]  # by row t, in tokens
+    fai: tuple[Float[Tensor, "B L H N"], ...]  # one for each horizon, by column s; NaN where T(s) is empty
+
+
+class _LastLayerRead(Exception):
+    """Ends a forward pass whose remaining layers nobody needs."""
+
+
+@cache
+def triton_kernels(device: torch.device) -> ModuleType | None:
+    """`streaming_triton` on a GPU where Triton is installed, else None."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from attention_rhythm.signals import streaming_triton
+
+    return streaming_triton
+
+
+def fused_attention(
+    query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T D"], scale: float
+) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
+    """Causal attention of the fused kernel, and the log-sum-exp of each row's scaled scores; all in float32."""
+    if query.device.type == "cpu":
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, True, attn_mask=None, scale=scale
+        )
+        return out, lse
+    repeat = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
+    out, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, None, True, 0.0, True, scale=scale
+    )
+    return out, lse[..., : query.shape[2]]  # the kernel pads the rows
+
+
+def attention_and_span(
+    query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T Dv"], scale: float
+) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
+    """Attention output, log-sum-exp, and sum_s A[t, s] (t - s) of each row (the inner sum of Eq. 7)."""
+    if kernels := triton_kernels(query.device):
+        return kernels.attention_and_span(query, key, value, scale)
+    length, dim = key.shape[2], value.shape[3]
+    position = torch.arange(length, device=key.device)
+    block = position * _BLOCKS // length
+    centre = torch.zeros(_BLOCKS, device=key.device).scatter_reduce(
+        0, block, position.float(), "mean", include_self=False
+    )
+    columns = torch.cat([F.one_hot(block, _BLOCKS).float(), (position - centre[block])[:, None]], -1)  # (T, 8)
+    value = torch.cat([value, columns.expand(*value.shape[:2], -1, -1)], -1)
+    size = max(query.shape[3], value.shape[3])  # the CPU kernel wants one head size for all three
+    out, lse = fused_attention(*(F.pad(x, (0, size - x.shape[3])) for x in (query, key, value)), scale)
+    mass, offset = out[..., dim : dim + _BLOCKS], out[..., dim + _BLOCKS]  # (B, H, T, blocks), (B, H, T)
+    distance = torch.einsum("bhtk,tk->bht", mass, position[:, None] - centre) - offset
+    return out[..., :dim], lse, distance
+
+
+def band_statistics(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G T D"],
+    lse: Float[Tensor, "B H T"],
+    scale: float,
+    response: Bool[Tensor, "B T"],
+    window: int,
+    horizons: Sequence[Horizon],
+) -> tuple[Float[Tensor, "B H T"], list[Float[Tensor, "B H T"]]]:
+    """WAAD of each row (Eq. 9) and FAI of each column (Eq. 10), for each head, from the tiles that the bands touch."""
+    if kernels := triton_kernels(query.device):
+        waad = kernels.waad_rows(query, key, lse, scale, response, window)
+        received = kernels.received_attention(query, key, lse, scale, response, horizons)
+    else:
+        waad, received = _band_tiles(query, key, lse, scale, response, window, horizons)
+    return waad, [_mean_received(total, response, horizon) for total, horizon in zip(received, horizons, strict=True)]
+
+
+def _band_tiles(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G T D"],
+    lse: Float[Tensor, "B H T"],
+    scale: float,
+    response: Bool[Tensor, "B T"],
+    window: int,
+    horizons: Sequence[Horizon],
+) -> tuple[Float[Tensor, "B H T"], list[Float[Tensor, "B H T"]]]:
+    """WAAD of each row, and for each horizon what each column received in sum, in ordinary matrix products."""
+    batch, heads, length, dim = query.shape
+    groups = key.shape[1]
+    grouped = query.reshape(batch, groups, heads // groups, length, dim)
+    window = min(window, length)  # the same minimum, and no digits lost to a W that no distance reaches
+    touched = response.any(0).nonzero()[:, 0]
+    start, end = int(touched[0]), int(touched[-1]) + 1
+    waad = query.new_full((batch, heads, length), float("nan"))
+    received = [query.new_zeros(batch, heads, length) for _ in horizons]
+    rows = response.float()
+
+    for t0 in range(max(start - 1, 0), end, _TILE):
+        t1 = min(t0 + _TILE, end)
+        reach = [start if high is None else max(t0 - high, start) for _, high in horizons]
+        s0 = max(min([t0 - window + 1, *reach]), 0)
+        scores = grouped[:, :, :, t0:t1].flatten(2, 3) @ key[:, :, s0:t1].transpose(-1, -2)  # (B, G, H/G * t, s)
+        scores = scores.view(batch, heads, t1 - t0, t1 - s0)
+        weights = torch.exp_(scores.mul_(scale).sub_(lse[:, :, t0:t1, None]))  # A[t, s] where s <= t
+        distance = torch.arange(t0, t1, device=query.device)[:, None] - torch.arange(s0, t1, device=query.device)
+        # above the diagonal exp() may be inf, which no product with 0 takes away
+        weights[..., t0 - s0 :].masked_fill_(distance[:, t0 - s0 :] < 0, 0)
+
+        near = max(t0 - window + 1, 0) - s0  # first column inside the window of any row
+        kernel = torch.where(distance >= 0, window - distance, 0).clamp_(min=0).to(weights.dtype)
+        waad[:, :, t0:t1] = window - torch.einsum("bhts,ts->bht", weights[..., near:], kernel[:, near:])
+
+        for total, (low, high) in zip(received, horizons, strict=True):
+            band = distance >= max(low, 0) if high is None else (distance >= max(low, 0)) & (distance <= high)
+            total[:, :, s0:t1] += torch.where(band, weights, 0).mul_(rows[:, None, t0:t1, None]).sum(2)
+    return waad, received
+
+
+def _mean_received(
+    total: Float[Tensor, "B H T"], response: Bool[Tensor, "B T"], horizon: Horizon
+) -> Float[Tensor, "B H T"]:
+    """Sums over T(s) as means (Eq. 10); NaN where T(s) is empty."""
+    (low, high), length = horizon, response.shape[1]
+    before = F.pad(response.float().cumsum(1), (1, 0))  # (B, T + 1): response rows before position i
+    position = torch.arange(length, device=response.device)
+    first = (position + low).clamp(max=length)
+    last = torch.full_like(position, length) if high is None else (position + high + 1).clamp(max=length)
+    count = before[:, last] - before[:, first]  # (B, T): |T(s)|
+    return total / torch.where(count > 0, count, float("nan"))[:, None]
+
+
+class SignalRecorder:
+    """An attention function for `replaced_attention` that also gathers `HeadStatistics`.
+
+    Args:
+        layers: the sampled layers.
+        response: (B, N) bool, the response tokens of right-padded sequences.
+        window, horizons: W of Eq. 9 and the (H_lo, H_hi) pairs of Eq. 10.
+        early_exit: stop the forward pass once the last sampled layer has been read.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        response: Bool[Tensor, "B N"],
+        window: int,
+        horizons: Sequence[Horizon],
+        early_exit: bool = False,
+    ):
+        self.layers = tuple(layers)
+        self.response, self.window, self.horizons = response, window, tuple(horizons)
+        self.early_exit = early_exit
+        self._read: dict[int, tuple[Tensor, Tensor, list[Tensor]]] = {}
+        self._total: Tensor | float = 0.0
+
+    def __call__(self, module, query, key, value, scale):
+        # the fused CPU kernel gives zeros where a query is NaN: what is broken has to be seen before it
+        self._total = self._total + query.sum(dtype=torch.float32) + key.sum(dtype=torch.float32)
+        layer, device = module.layer_idx, query.device
+        if layer not in self.layers:
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+        autocast = torch.is_autocast_enabled(device.type)
+        own = torch.get_autocast_dtype(device.type) if autocast else query.dtype  # what the model's attention runs in
+        # Positions and small weights do not survive bfloat16. Triton's kernels keep float32 sums of the model's own
+        # numbers; the others are handed float32, and autocast, which would undo that, is off in the layers read.
+        dtype = own if triton_kernels(device) else torch.float32
+        with torch.autocast(device.type, enabled=False):
+            out = self._attend(layer, query.to(dtype), key.to(dtype), value.to(dtype), scale)
+        if self.early_exit and layer == self.layers[-1]:
+            raise _LastLayerRead
+        return out.to(own)
+
+    def _attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention output of a sampled layer, whose statistics are kept."""
+        out, lse, distance = attention_and_span(query, key, value, scale)
+        rows = self.response[:, None]
+        span = torch.where(rows, distance, 0).sum(-1) / rows.sum(-1)  # (B, H)
+        band = band_statistics(query, key, lse, scale, self.response, self.window, self.horizons)
+        self._read[layer] = (span, *band)
+        return out
+
+    def statistics(self) -> HeadStatistics:
+        """What was gathered; an error if a sampled layer never came by, or some q or k was not finite."""
+        if not math.isfinite(self._total):
+            raise NotFinite("NaN or inf in the attention: the weights or the number format are broken")
+        missing = [layer for layer in self.layers if layer not in self._read]
+        if missing:
+            raise UnsupportedAttention(f"layers {missing} did not go through the attention interface: no signals")
+        spans, waads, fais = zip(*(self._read[layer] for layer in self.layers), strict=True)
+        fai = tuple(torch.stack(f, 1) for f in zip(*fais, strict=True))  # one for each horizon
+        return HeadStatistics(self.layers, torch.stack(spans, 1), torch.stack(waads, 1), fai)
+
+
+@contextmanager
+def mlps_in_pieces(model: PreTrainedModel, rows: int = 2048) -> Iterator[None]:
+    """The gated MLPs of a model take at most `rows` positions at once.
+
+    Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
+    """
+
+    def in_pieces(whole: Callable[[Tensor], Tensor], hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        if hidden.shape[1] <= rows:
+            return whole(hidden)
+        out = torch.empty_like(hidden)
+        for start in range(0, hidden.shape[1], rows):
+            out[:, start : start + rows] = whole(hidden[:, start : start + rows])
+        return out
+
+    mlps = [module for module in model.modules() if hasattr(module, "gate_proj") and hasattr(module, "down_proj")]
+    own = [vars(mlp).get("forward") for mlp in mlps]  # what a library has put in the place of the method of the class
+    for mlp in mlps:
+        mlp.forward = partial(in_pieces, mlp.forward)
+    try:
+        yield
+    finally:
+        for mlp, forward in zip(mlps, own, strict=True):
+            del mlp.forward
+            if forward is not None:
+                mlp.forward = forward
+
+
+@torch.no_grad()
+def head_statistics(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "B N"],
+    response: Bool[Tensor, "B N"],
+    layers: Sequence[int],
+    window: int,
+    horizons: Sequence[Horizon],
+) -> HeadStatistics:
+    """One forward pass over right-padded sequences that ends after the last sampled layer (no logits, no masks)."""
+    recorder = SignalRecorder(layers, response, window, horizons, early_exit=True)
+    with replaced_attention(model, recorder), mlps_in_pieces(model), suppress(_LastLayerRead):
+        model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
+    return recorder.statistics()

@@ -1,1 +1,0 @@
-"""Generators: one protocol, one file an engine."""

@@ -1,0 +1,39 @@
+"""Stage `model`: the model is made ready, and what it is is written down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attention_rhythm.files import write_json
+from attention_rhythm.models import model_sha256, resolve_model
+from evaluation.settings import Run
+
+
+def stage(run: Run) -> None:
+    """Make the model ready and write model.json: what it is, without a path of this machine."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(resolve_model(run.model))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):  # shapes only
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    text = config.get_text_config()
+    given_as_folder = Path(run.model).expanduser().is_dir()
+    write_json(
+        run.path("model.json"),
+        {
+            "spec": folder.resolve().name if given_as_folder else run.model,
+            "sha256": model_sha256(run.model),
+            "architecture": type(model).__name__,
+            "parameters": model.num_parameters(),  # tied weights once
+            "layers": text.num_hidden_layers,
+            "heads": text.num_attention_heads,
+            "kv_heads": getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+            "dtype": run.section("model")["dtype"],
+        },
+    )
+    print(
+        f"{type(model).__name__}, {model.num_parameters() / 1e6:.0f}M parameters, "
+        f"{text.num_hidden_layers} layers of {text.num_attention_heads} heads"
+    )

@@ -1,0 +1,1 @@
+"""Chains the stages: profiles, fingerprints, the command line, notebooks and generated pages."""

@@ -1,0 +1,182 @@
+"""The stages of reproduce.sh, in order: what each calls, reads and writes. To add a stage, add an entry to STAGES."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: a function `(Run) -> None` that reads and writes files of results/PROFILE."""
+
+    name: str
+    help: str
+    function: str  # "package.module:function"; imported when the stage runs
+    reads: tuple[str, ...]  # result files of earlier stages; a folder ends with /
+    writes: tuple[str, ...]
+    sections: tuple[str, ...]  # tables of the profile that it may read ([model] is always there)
+    minutes: dict[str, float]  # expected, on the machine the profile is for
+    data: bool = False  # reads benchmark files of DATA_DIR, those of its `task`
+    files: tuple[str, ...] = ()  # patterns of files of the repository that it reads, besides the code it imports
+    optional: bool = False  # not part of a profile that has no table for it
+    only_if_asked: bool = False  # takes hours: runs for --stage NAME alone
+    also_reads: tuple[str, ...] = ()  # what optional stages have written, if they have
+
+
+EXPERIMENT = ("training/configs/*.toml", "training/checkpoints/countdown-policy/*")
+
+STAGES = (
+    Stage(
+        "model",
+        "get the model ready",
+        "evaluation.model:stage",
+        reads=(),
+        writes=("model.json",),
+        sections=(),
+        minutes={"smoke": 0.1, "cpu": 0.1, "gpu": 5, "paper": 5},
+    ),
+    Stage(
+        "responses",
+        "sample responses to the problems",
+        "evaluation.responses:stage",
+        reads=("model.json",),
+        writes=("responses.jsonl",),
+        sections=("responses",),
+        data=True,
+        minutes={"smoke": 0.5, "cpu": 4, "gpu": 3, "paper": 3},
+    ),
+    Stage(
+        "signals",
+        "WAAD, FAI, entropy and receiver heads of every token",
+        "analysis.read_signals:stage",
+        reads=("responses.jsonl",),
+        writes=("signals/", "maps.npz"),
+        sections=("signals",),
+        minutes={"smoke": 0.2, "cpu": 1.5, "gpu": 2, "paper": 2},
+    ),
+    Stage(
+        "couplings",
+        "peaks and how they coincide",
+        "analysis.couplings:stage",
+        reads=("signals/",),
+        writes=("couplings.json", "sensitivity.csv", "peak_overlap.csv", "tokens.parquet"),
+        sections=("couplings", "signals"),
+        minutes={"smoke": 0.1, "cpu": 0.3, "gpu": 1, "paper": 1},
+    ),
+    Stage(
+        "credit",
+        "credit of every token, as training would give it, and what it hangs on",
+        "analysis.token_credit:stage",
+        reads=("signals/",),
+        writes=("token_credit.parquet", "credit_sensitivity.csv"),
+        sections=(),
+        minutes={"smoke": 0.1, "cpu": 0.1, "gpu": 0.1, "paper": 0.1},
+    ),
+    Stage(
+        "perturbation",
+        "another token at high- and low-FAI positions",
+        "analysis.perturbation:stage",
+        reads=("responses.jsonl",),
+        writes=("perturbation.jsonl", "perturbation.json"),
+        sections=("perturbation",),
+        minutes={"smoke": 0.3, "cpu": 7, "gpu": 10, "paper": 40},
+    ),
+    Stage(
+        "evaluation",
+        "accuracy on the benchmarks",
+        "evaluation.run:stage",
+        reads=("model.json",),
+        writes=("evaluation.jsonl", "evaluation.json"),
+        sections=("evaluation",),
+        data=True,
+        minutes={"smoke": 0.3, "cpu": 4.5, "gpu": 60, "paper": 120},
+    ),
+    Stage(
+        "training",
+        "GRPO with each credit strategy, on the embedded policy",
+        "training.experiment:stage",
+        reads=("model.json",),
+        writes=("training.csv", "training.json"),
+        sections=("training",),
+        files=EXPERIMENT,
+        minutes={"smoke": 0.7, "cpu": 6, "gpu": 60, "paper": 60},
+        optional=True,
+    ),
+    Stage(
+        "training_extended",
+        "the same with more seeds",
+        "training.experiment:extended",
+        reads=("model.json",),
+        writes=("training_extended.csv", "training_extended.json"),
+        sections=("training_extended",),
+        files=EXPERIMENT,
+        minutes={"cpu": 90},
+        optional=True,
+        only_if_asked=True,
+    ),
+    Stage(
+        "ablations",
+        "selection, sign, layers, heads, window and horizon",
+        "training.experiment:ablations",
+        reads=("model.json",),
+        writes=("ablations.csv", "ablations.json"),
+        sections=("ablations",),
+        files=EXPERIMENT,
+        minutes={"cpu": 240},
+        optional=True,
+        only_if_asked=True,
+    ),
+    Stage(
+        "figures",
+        "every figure and table, from the result files",
+        "figures.run:run",
+        reads=(
+            "model.json",
+            "responses.jsonl",
+            "tokens.parquet",
+            "token_credit.parquet",
+            "credit_sensitivity.csv",
+            "maps.npz",
+            "couplings.json",
+            "sensitivity.csv",
+            "peak_overlap.csv",
+            "perturbation.jsonl",
+            "perturbation.json",
+            "evaluation.json",
+        ),
+        also_reads=(
+            "training.csv",
+            "training.json",
+            "training_extended.csv",
+            "training_extended.json",
+            "ablations.json",
+        ),
+        writes=("figures/", "tables/", "token_heatmap.html"),
+        sections=("figures",),
+        files=("figures/*.yaml", "figures/templates/*"),
+        minutes={"smoke": 0.3, "cpu": 0.5, "gpu": 0.5, "paper": 0.5},
+    ),
+    Stage(
+        "notebooks",
+        "execute the notebooks",
+        "pipeline.notebooks:run",
+        reads=("figures/", "tables/"),
+        writes=("notebooks/",),
+        also_reads=("training.json",),
+        sections=("notebooks",),
+        files=("figures/*.yaml", "figures/templates/*", "notebooks/*.ipynb"),
+        minutes={"smoke": 0.7, "cpu": 1, "gpu": 1, "paper": 1},
+    ),
+    Stage(
+        "cluster",
+        "GRPO with each credit strategy at the paper's scale, by verl on 8 to 16 GPUs (docs/cluster.md)",
+        "training.cluster:stage",
+        reads=("model.json",),
+        writes=("cluster.json",),
+        sections=("cluster",),
+        files=("attention_rhythm/integrations/verl/configs/**/*.yaml",),
+        minutes={"paper": 33_000},
+        optional=True,
+        only_if_asked=True,
+    ),
+)
