@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 
 from analysis.read_signals import WINDOW, load
+from analysis.settings import CouplingsSettings, SignalsSettings
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import write_json, write_table
 from attention_rhythm.signals.heads import head_sets, kurtosis, receiver_heads, select_layers
@@ -57,15 +58,14 @@ class Convention:
     head_fraction: float | None = 0.3  # local and global share of heads; None: all heads in both
 
 
-def stage(run: Run) -> None:
+def stage(run: Run, settings: CouplingsSettings, signals_settings: SignalsSettings) -> None:
     """Write couplings.json (Tables 2 and 10), sensitivity.csv, peak_overlap.csv (Table 20) and tokens.parquet."""
-    settings = run.section("couplings")
     responses = load(run.path("signals"))
     if not responses:
         raise ReproError("signals/ holds no response")
-    base = Convention(prominence=settings["prominence"])
-    receivers = find_receivers(responses, settings["receiver_heads"])
-    bootstrap = {"resamples": settings["bootstrap"], "seed": run.seed}
+    base = Convention(prominence=settings.prominence)
+    receivers = find_receivers(responses, settings.receiver_heads)
+    bootstrap = {"resamples": settings.bootstrap, "seed": run.seed}
 
     rows = []
     for layers in ("all", "top", "middle", "bottom"):
@@ -80,12 +80,12 @@ def stage(run: Run) -> None:
             "settings": {
                 **asdict(base),
                 "window": WINDOW,
-                "receiver_heads": settings["receiver_heads"],
-                "receiver_gap": run.section("signals")["receiver_gap"],
+                "receiver_heads": settings.receiver_heads,
+                "receiver_gap": signals_settings.receiver_gap,
                 # receivers that are global heads themselves make a part of their agreement trivial
                 "receivers_that_are_global": int((receivers & glob.numpy()).sum()),
                 "heads": int(receivers.size),
-                "bootstrap": settings["bootstrap"],
+                "bootstrap": settings.bootstrap,
             },
             "n_problems": len(responses),
             "n_tokens": sum(len(r["token_ids"]) for r in responses),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from analysis.settings import PerturbationSettings
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import append_jsonl, read_jsonl, resume_jsonl, write_json, write_jsonl
 from attention_rhythm.generation.hf import continue_rows, stop_token_ids
@@ -94,18 +96,17 @@ def candidates(logits: torch.Tensor, original: int, count: int, excluded: set[in
     return [(token, p) for token, p in pairs if token != original and token not in excluded][:count]
 
 
-def stage(run: Run) -> None:
+def stage(run: Run, settings: PerturbationSettings) -> None:
     """Write perturbation.jsonl, one row a forced token, and perturbation.json, the summary."""
-    settings, precision = run.section("perturbation"), run.section("model")
-    model, tokenizer = load_model(run.model, dtype=precision["dtype"], device=precision["device"])
+    model, tokenizer = load_model(run.model.id, dtype=run.model.dtype, device=run.model.device)
     stops = stop_token_ids(model, tokenizer)
-    greedy = [r for r in read_jsonl(run.path("responses.jsonl")) if r["kind"] == "greedy"][: settings["problems"]]
+    greedy = [r for r in read_jsonl(run.path("responses.jsonl")) if r["kind"] == "greedy"][: settings.problems]
     partial = run.partial("perturbation.jsonl")
     done = {record["problem"]: record["rows"] for record in resume_jsonl(partial)}
     todo = [response for response in greedy if response["problem_id"] not in done]
     with tqdm(total=len(greedy), initial=len(greedy) - len(todo), desc="perturbation", unit="response") as bar:
-        for start in range(0, len(todo), settings["batch_size"]):
-            batch = todo[start : start + settings["batch_size"]]
+        for start in range(0, len(todo), settings.batch_size):
+            batch = todo[start : start + settings.batch_size]
             for record in in_halves(lambda few: perturb(model, tokenizer, few, stops, settings), batch, "batch_size"):
                 append_jsonl(partial, record)
                 done[record["problem"]] = record["rows"]
@@ -114,14 +115,14 @@ def stage(run: Run) -> None:
     if not rows:
         raise ReproError("no response is long enough to be perturbed; raise max_new_tokens")
     write_jsonl(run.path("perturbation.jsonl"), rows)
-    write_json(run.path("perturbation.json"), {"settings": settings, **summarise(rows, run.seed)})
+    write_json(run.path("perturbation.json"), {"settings": asdict(settings), **summarise(rows, run.seed)})
 
 
 def perturb(
-    model: PreTrainedModel, tokenizer, responses: list[dict[str, Any]], stops: set[int], settings: dict[str, Any]
+    model: PreTrainedModel, tokenizer, responses: list[dict[str, Any]], stops: set[int], settings: PerturbationSettings
 ) -> list[dict[str, Any]]:
     """Perturb a few greedy responses in one batch; {problem, rows} for each."""
-    horizon = tuple(settings["horizon"])
+    horizon = settings.horizon
     rows: list[list[dict[str, Any]]] = [[] for _ in responses]
     group, visible, first, limits, owners = [], [], [], [], []
     prefixes = []
@@ -131,15 +132,13 @@ def perturb(
         fai, logits = read_response(model, prompt, ids, horizon)
         eligible = np.array([token not in stops for token in ids])
         eligible[-1:] = False  # nothing follows the last token
-        for name, positions in choose_positions(fai, settings["positions"], eligible).items():
-            if name not in settings["groups"]:
+        for name, positions in choose_positions(fai, settings.positions, eligible).items():
+            if name not in settings.groups:
                 continue
             for p in positions:
                 original = tokenizer.decode(ids[p + 1 :], skip_special_tokens=True)
                 word = tokenizer.decode([ids[p]])
-                for rank, (token, probability) in enumerate(
-                    candidates(logits[p], ids[p], settings["candidates"], stops)
-                ):
+                for rank, (token, probability) in enumerate(candidates(logits[p], ids[p], settings.candidates, stops)):
                     rows[number].append(
                         {
                             "problem": response["problem_id"],

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from analysis.settings import SignalsSettings
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import atomic_folder, read_jsonl, write_npz
 from attention_rhythm.memory import in_halves
@@ -26,25 +27,24 @@ EXAMPLE_TOKENS = 160  # of the response whose attention maps are drawn
 HORIZONS = {"fai_open": (0, None), "fai_band": (10, 100)}
 
 
-def stage(run: Run) -> None:
+def stage(run: Run, settings: SignalsSettings) -> None:
     """Write signals/NUMBER.npz for each sampled response, and maps.npz for the example."""
-    settings, precision = run.section("signals"), run.section("model")
-    model, tokenizer = load_model(run.model, dtype=precision["dtype"], device=precision["device"])
+    model, tokenizer = load_model(run.model.id, dtype=run.model.dtype, device=run.model.device)
     rows = [row for row in read_jsonl(run.path("responses.jsonl")) if row["kind"] == "sampled"]
-    if not 0 <= settings["example"] < len(rows):
-        raise ReproError(f"[signals] example = {settings['example']}, but there are {len(rows)} sampled responses")
+    if not 0 <= settings.example < len(rows):
+        raise ReproError(f"[signals] example = {settings.example}, but there are {len(rows)} sampled responses")
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["prompt_ids"]) + len(rows[i]["response_ids"]))
-    horizons = {**HORIZONS, "fai_receiver": (settings["receiver_gap"], None)}
+    horizons = {**HORIZONS, "fai_receiver": (settings.receiver_gap, None)}
     with atomic_folder(run.path("signals")) as folder, tqdm(total=len(rows), desc="signals", unit="response") as bar:
-        for start in range(0, len(order), settings["batch_size"]):
-            batch = order[start : start + settings["batch_size"]]
+        for start in range(0, len(order), settings.batch_size):
+            batch = order[start : start + settings.batch_size]
             responses = [rows[i] for i in batch]
             statistics = in_halves(lambda few: read(model, few, horizons), responses, "batch_size")
             for number, arrays in zip(batch, statistics, strict=True):
                 texts = tokenizer.batch_decode([[i] for i in rows[number]["response_ids"]])
                 write_npz(folder / f"{number:04d}.npz", response=rows[number]["problem_id"], texts=texts, **arrays)
             bar.update(len(batch))
-    write_npz(run.path("maps.npz"), **example_maps(model, rows[settings["example"]]))
+    write_npz(run.path("maps.npz"), **example_maps(model, rows[settings.example]))
 
 
 def read(

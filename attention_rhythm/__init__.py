@@ -9,11 +9,16 @@ PyTorch.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attention_rhythm.credit import CreditConfig, credit_weights, shape_advantages
     from attention_rhythm.signals import SignalConfig, Signals, attention_signals
+
+# Threads that wait by spinning keep the cores of a busy machine from the thread that they wait for: 2.5 times slower,
+# and no faster on an idle machine (benchmarks/threads.py). OpenMP reads this when PyTorch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.2.0"
 __all__ = [

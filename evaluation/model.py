@@ -14,23 +14,23 @@ def stage(run: Run) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = Path(resolve_model(run.model))
+    folder = Path(resolve_model(run.model.id))
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):  # shapes only
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     text = config.get_text_config()
-    given_as_folder = Path(run.model).expanduser().is_dir()
+    given_as_folder = Path(run.model.id).expanduser().is_dir()
     write_json(
         run.path("model.json"),
         {
-            "spec": folder.resolve().name if given_as_folder else run.model,
-            "sha256": model_sha256(run.model),
+            "spec": folder.resolve().name if given_as_folder else run.model.id,
+            "sha256": model_sha256(run.model.id),
             "architecture": type(model).__name__,
             "parameters": model.num_parameters(),  # tied weights once
             "layers": text.num_hidden_layers,
             "heads": text.num_attention_heads,
             "kv_heads": getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
-            "dtype": run.section("model")["dtype"],
+            "dtype": run.model.dtype,
         },
     )
     print(

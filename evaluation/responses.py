@@ -12,24 +12,25 @@ from attention_rhythm.models import context_length, load_model
 from attention_rhythm.tasks.grading import grade
 from attention_rhythm.tasks.problems import load_problems
 from attention_rhythm.tasks.prompts import build_prompt, prompts_that_fit
-from evaluation.settings import Run
+from evaluation.settings import ResponsesSettings, Run
 
 
-def stage(run: Run) -> None:
+def stage(run: Run, settings: ResponsesSettings) -> None:
     """Write responses.jsonl: one row a response, sampled ones first, in the order of the problems."""
-    settings, precision = run.section("responses"), run.section("model")
-    problems = load_problems(settings["task"], limit=settings["problems"], seed=run.seed, data_dir=run.data_dir)
-    model, tokenizer = load_model(run.model, dtype=precision["dtype"], device=precision["device"])
+    problems = load_problems(
+        settings.task, limit=settings.problems, seed=run.seed, data_dir=run.data_dir, source=settings.source
+    )
+    model, tokenizer = load_model(run.model.id, dtype=run.model.dtype, device=run.model.device)
     generator = HFGenerator(model, tokenizer)
     context = context_length(model.config)
-    prompts = prompts_that_fit(problems, tokenizer, context, settings["max_new_tokens"])
+    prompts = prompts_that_fit(problems, tokenizer, context, settings.max_new_tokens)
 
-    sampled = SamplingConfig(settings["max_new_tokens"], temperature=settings["temperature"], seed=run.seed)
+    sampled = SamplingConfig(settings.max_new_tokens, temperature=settings.temperature, seed=run.seed)
     rows = []
     for kind, sampling in (("sampled", sampled), ("greedy", replace(sampled, temperature=0))):
         requests = [Request(f"{kind}/{p.id}", prompts[p.id]) for p in problems]
         path = run.partial("responses.jsonl")
-        records = complete(generator, requests, sampling, path, settings["batch_size"], f"{kind} responses")
+        records = complete(generator, requests, sampling, path, settings.batch_size, f"{kind} responses")
         for problem, record in zip(problems, records, strict=True):
             result = grade(problem, record["text"])
             rows.append(

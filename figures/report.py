@@ -9,6 +9,7 @@ page. What a result file is missing for is left out, with a sentence that says w
 from __future__ import annotations
 
 import base64
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
@@ -27,12 +28,12 @@ from figures.run import EXPERIMENTS, TABLES
 TAKE_HOURS = {"training_extended": "training --extended", "ablations": "ablations"}
 
 
-def write(run: Run, page: Path) -> None:
-    """The report of `run.root` into `page`."""
-    write_text(page, render(run))
+def write(run: Run, page: Path, has: Collection[str]) -> None:
+    """The report of `run.root` into `page`. has: the tables of the profile; an experiment without one is never run."""
+    write_text(page, render(run, has))
 
 
-def render(run: Run) -> str:
+def render(run: Run, has: Collection[str]) -> str:
     """The page."""
     data = Results(run.root)
     payload, missing = _tokens(data, run)
@@ -40,7 +41,7 @@ def render(run: Run) -> str:
         "report.html",
         profile=run.profile,
         model=data.model,
-        sections=[_section(section, data, run) for section in SECTIONS],
+        sections=[_section(section, data, run, has) for section in SECTIONS],
         payload=payload,
         tokens_anchor=TOKENS,
         tokens_missing=missing,
@@ -48,8 +49,8 @@ def render(run: Run) -> str:
     )
 
 
-def _section(section: Section, data: Results, run: Run) -> dict:
-    items = [(_figure if name.startswith("fig") else _table)(name, data, run) for name in section.names]
+def _section(section: Section, data: Results, run: Run, has: Collection[str]) -> dict:
+    items = [(_figure if name.startswith("fig") else _table)(name, data, run, has) for name in section.names]
     return {
         "anchor": section.anchor,
         "title": section.title,
@@ -58,13 +59,13 @@ def _section(section: Section, data: Results, run: Run) -> dict:
     }
 
 
-def _figure(name: str, data: Results, run: Run) -> dict | None:
+def _figure(name: str, data: Results, run: Run, has: Collection[str]) -> dict | None:
     """None for a figure of an experiment that was not run: the experiment's table says so."""
     path = data.root / "figures" / f"{name}.png"
     if not path.is_file():
         experiment = name.removeprefix("fig_").removeprefix("credit_")
         unmade = experiment in EXPERIMENTS and not data.has(experiment)
-        return None if unmade else _missing(f"figures/{name}.png", "figures", run)
+        return None if unmade else _missing(f"figures/{name}.png", "figures", run, has)
     with Image.open(path) as image:
         width, height = image.size
     source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
@@ -72,22 +73,22 @@ def _figure(name: str, data: Results, run: Run) -> dict | None:
     return {"kind": "figure", "name": name, "source": source, "width": width, "height": height, "caption": caption}
 
 
-def _table(name: str, data: Results, run: Run) -> dict:
+def _table(name: str, data: Results, run: Run, has: Collection[str]) -> dict:
     try:
         if name in EXPERIMENTS:
             table = table_training.make(data.experiment(name), EXPERIMENTS[name])
         else:
             table = TABLES[name](data, run.seed)
     except MissingResult as error:
-        return _missing(error.path.name, error.stage, run)
+        return _missing(error.path.name, error.stage, run, has)
     rows = table.shown.astype(str).to_numpy().tolist()
     columns = list(table.shown.columns)
     return {"kind": "table", "name": name, "title": table.title, "note": table.note, "columns": columns, "rows": rows}
 
 
-def _missing(what: str, stage: str, run: Run) -> dict:
+def _missing(what: str, stage: str, run: Run, has: Collection[str] = ()) -> dict:
     """A sentence in the place of a figure or a table."""
-    if stage in EXPERIMENTS and stage not in run.config:
+    if stage in EXPERIMENTS and stage not in has:
         text, command = f"Profile {run.profile} has no {stage.replace('_', ' ')} runs.", ""
     else:
         text = f"{what} is not here. This makes it{', in hours' if stage in TAKE_HOURS else ''}:"

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from analysis.settings import CouplingsSettings, PerturbationSettings, SignalsSettings
+from evaluation.settings import EvaluationConfig, ResponsesSettings
+from training.settings import ClusterSettings, ExperimentSettings
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step: a function `(Run) -> None` that reads and writes files of results/PROFILE."""
+    """One step: a function `(Run, *settings) -> None` that reads and writes files of results/PROFILE."""
 
     name: str
     help: str
     function: str  # "package.module:function"; imported when the stage runs
     reads: tuple[str, ...]  # result files of earlier stages; a folder ends with /
     writes: tuple[str, ...]
-    sections: tuple[str, ...]  # tables of the profile that it may read ([model] is always there)
     minutes: dict[str, float]  # expected, on the machine the profile is for
-    data: bool = False  # reads benchmark files of DATA_DIR, those of its `task`
+    settings: dict[str, type] = field(default_factory=dict)  # tables of the profile that it is given, in this order
     files: tuple[str, ...] = ()  # patterns of files of the repository that it reads, besides the code it imports
     optional: bool = False  # not part of a profile that has no table for it
     only_if_asked: bool = False  # takes hours: runs for --stage NAME alone
@@ -32,7 +35,6 @@ STAGES = (
         "evaluation.model:stage",
         reads=(),
         writes=("model.json",),
-        sections=(),
         minutes={"smoke": 0.1, "cpu": 0.1, "gpu": 5, "paper": 5},
     ),
     Stage(
@@ -41,8 +43,7 @@ STAGES = (
         "evaluation.responses:stage",
         reads=("model.json",),
         writes=("responses.jsonl",),
-        sections=("responses",),
-        data=True,
+        settings={"responses": ResponsesSettings},
         minutes={"smoke": 0.5, "cpu": 4, "gpu": 3, "paper": 3},
     ),
     Stage(
@@ -51,7 +52,7 @@ STAGES = (
         "analysis.read_signals:stage",
         reads=("responses.jsonl",),
         writes=("signals/", "maps.npz"),
-        sections=("signals",),
+        settings={"signals": SignalsSettings},
         minutes={"smoke": 0.2, "cpu": 1.5, "gpu": 2, "paper": 2},
     ),
     Stage(
@@ -60,7 +61,7 @@ STAGES = (
         "analysis.couplings:stage",
         reads=("signals/",),
         writes=("couplings.json", "sensitivity.csv", "peak_overlap.csv", "tokens.parquet"),
-        sections=("couplings", "signals"),
+        settings={"couplings": CouplingsSettings, "signals": SignalsSettings},
         minutes={"smoke": 0.1, "cpu": 0.3, "gpu": 1, "paper": 1},
     ),
     Stage(
@@ -69,7 +70,6 @@ STAGES = (
         "analysis.token_credit:stage",
         reads=("signals/",),
         writes=("token_credit.parquet", "credit_sensitivity.csv"),
-        sections=(),
         minutes={"smoke": 0.1, "cpu": 0.1, "gpu": 0.1, "paper": 0.1},
     ),
     Stage(
@@ -78,7 +78,7 @@ STAGES = (
         "analysis.perturbation:stage",
         reads=("responses.jsonl",),
         writes=("perturbation.jsonl", "perturbation.json"),
-        sections=("perturbation",),
+        settings={"perturbation": PerturbationSettings},
         minutes={"smoke": 0.3, "cpu": 7, "gpu": 10, "paper": 40},
     ),
     Stage(
@@ -87,8 +87,7 @@ STAGES = (
         "evaluation.run:stage",
         reads=("model.json",),
         writes=("evaluation.jsonl", "evaluation.json"),
-        sections=("evaluation",),
-        data=True,
+        settings={"evaluation": EvaluationConfig},
         minutes={"smoke": 0.3, "cpu": 4.5, "gpu": 60, "paper": 120},
     ),
     Stage(
@@ -97,7 +96,7 @@ STAGES = (
         "training.experiment:stage",
         reads=("model.json",),
         writes=("training.csv", "training.json"),
-        sections=("training",),
+        settings={"training": ExperimentSettings},
         files=EXPERIMENT,
         minutes={"smoke": 0.7, "cpu": 6, "gpu": 60, "paper": 60},
         optional=True,
@@ -108,7 +107,7 @@ STAGES = (
         "training.experiment:extended",
         reads=("model.json",),
         writes=("training_extended.csv", "training_extended.json"),
-        sections=("training_extended",),
+        settings={"training_extended": ExperimentSettings},
         files=EXPERIMENT,
         minutes={"cpu": 90},
         optional=True,
@@ -120,7 +119,7 @@ STAGES = (
         "training.experiment:ablations",
         reads=("model.json",),
         writes=("ablations.csv", "ablations.json"),
-        sections=("ablations",),
+        settings={"ablations": ExperimentSettings},
         files=EXPERIMENT,
         minutes={"cpu": 240},
         optional=True,
@@ -152,7 +151,6 @@ STAGES = (
             "ablations.json",
         ),
         writes=("figures/", "tables/", "token_heatmap.html"),
-        sections=("figures",),
         files=("figures/*.yaml", "figures/templates/*"),
         minutes={"smoke": 0.3, "cpu": 0.5, "gpu": 0.5, "paper": 0.5},
     ),
@@ -163,7 +161,6 @@ STAGES = (
         reads=("figures/", "tables/"),
         writes=("notebooks/",),
         also_reads=("training.json",),
-        sections=("notebooks",),
         files=("figures/*.yaml", "figures/templates/*", "notebooks/*.ipynb"),
         minutes={"smoke": 0.7, "cpu": 1, "gpu": 1, "paper": 1},
     ),
@@ -173,7 +170,7 @@ STAGES = (
         "training.cluster:stage",
         reads=("model.json",),
         writes=("cluster.json",),
-        sections=("cluster",),
+        settings={"cluster": ClusterSettings},
         files=("attention_rhythm/integrations/verl/configs/**/*.yaml",),
         minutes={"paper": 33_000},
         optional=True,

@@ -8,25 +8,26 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_json, write_json
 from evaluation.settings import Run
+from training.settings import ClusterSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def stage(run: Run) -> None:
+def stage(run: Run, settings: ClusterSettings) -> None:
     """The runs of table [cluster], one after another: cluster.json, the last validation of each.
 
     A run that is finished is not done again; one that was killed goes on from verl's last checkpoint. verl meets the
     cluster at RAY_ADDRESS, or starts on the GPUs of this machine.
     """
-    settings = run.section("cluster")
     results = []
-    for chosen, strategy in itertools.product(settings["runs"], settings["strategies"]):
+    for chosen, strategy in itertools.product(settings.runs, settings.strategies):
         overrides = [*chosen.split(), f"algorithm.rhythm.strategy={strategy}"]
         folder = run.path("cluster") / "-".join(override.rpartition("=")[2] for override in overrides)
         done = folder / "final.json"
@@ -34,7 +35,7 @@ def stage(run: Run) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(done, train(folder, overrides))
         results.append({"overrides": overrides, **read_json(done)})
-    write_json(run.path("cluster.json"), {"settings": settings, "results": results})
+    write_json(run.path("cluster.json"), {"settings": asdict(settings), "results": results})
 
 
 def train(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from evaluation.settings import Run
 from training import checkpoint
 from training.actors.train import OptimConfig
 from training.loop import TrainConfig, train
+from training.settings import ExperimentSettings
 
 CONFIGS = Path(__file__).parent / "configs"
 ROOT = Path(__file__).resolve().parent.parent
@@ -221,45 +223,44 @@ def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held
 # -------------------------------------------------------------------------------------------- stages
 
 
-def stage(run: Run) -> None:
+def stage(run: Run, settings: ExperimentSettings) -> None:
     """The default experiment: training.csv, a row a run and step; training.json, accuracies and comparisons."""
-    experiment(run, "training")
+    experiment(run, settings, "training")
 
 
-def extended(run: Run) -> None:
+def extended(run: Run, settings: ExperimentSettings) -> None:
     """The same with more seeds and steps: training_extended.csv and .json."""
-    experiment(run, "training_extended")
+    experiment(run, settings, "training_extended")
 
 
-def ablations(run: Run) -> None:
+def ablations(run: Run, settings: ExperimentSettings) -> None:
     """The rows of Tables 5, 7a, 9, 14 and 19: ablations.csv and .json."""
-    experiment(run, "ablations")
+    experiment(run, settings, "ablations")
 
 
-def experiment(run: Run, name: str) -> None:
+def experiment(run: Run, settings: ExperimentSettings, name: str) -> None:
     """Do the runs of table [name] of the profile below NAME/, then write NAME.csv (six digits) and NAME.json.
 
     A finished run is kept as long as its settings and its policy are the same, whatever has happened to the code: the
     manifest says with which code the summary was made. Delete its folder to do it again. A run that another experiment
     of the profile has finished is not done twice.
     """
-    settings = run.section(name)
-    recipe = load_toml(settings["recipe"])
-    if "sequences_per_pass" in settings:
-        recipe = with_passes_of(recipe, settings["sequences_per_pass"])
+    recipe = load_toml(settings.recipe)
+    if settings.sequences_per_pass is not None:
+        recipe = with_passes_of(recipe, settings.sequences_per_pass)
     policy = ROOT / recipe["policy"]
-    variants = variants_of(settings["groups"])
-    measured = {"held_out": settings["held_out"], "samples": settings["samples"]}
-    described = [model_sha256(str(policy)), without_passes(recipe), settings["steps"], measured]
+    variants = variants_of(settings.groups)
+    measured = {"held_out": settings.held_out, "samples": settings.samples}
+    described = [model_sha256(str(policy)), without_passes(recipe), settings.steps, measured]
     configs: dict[Path, TrainConfig] = {}
     runs: list[tuple[str, int, Path]] = []
-    for seed in settings["seeds"]:
+    for seed in settings.seeds:
         for variant, changes in variants.items():
             mark = sha256_of([*described, changes, seed])
             folder = find_run(run.root, name, f"{variant}-seed{seed}", mark, passes_of(recipe))
-            configs[folder] = make_config(recipe, changes, steps=settings["steps"], seed=seed)
+            configs[folder] = make_config(recipe, changes, steps=settings.steps, seed=seed)
             runs.append((variant, seed, folder))
-    run_all(str(policy), configs, settings["workers"], **measured)
+    run_all(str(policy), configs, settings.workers, **measured)
 
     finals = [{"variant": variant, "seed": seed, **read_json(folder / "final.json")} for variant, seed, folder in runs]
     curves = pd.concat(
@@ -274,7 +275,7 @@ def experiment(run: Run, name: str) -> None:
     write_table(run.path(f"{name}.csv"), pd.concat([curves[["variant", "seed", "step"]], rounded], axis=1))
     write_json(
         run.path(f"{name}.json"),
-        {"settings": settings, "recipe": recipe, "variants": variants, "results": summarise(finals, curves)},
+        {"settings": asdict(settings), "recipe": recipe, "variants": variants, "results": summarise(finals, curves)},
     )
 
 

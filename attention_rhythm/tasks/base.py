@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from attention_rhythm.errors import ReproError
+
 Row = Mapping[str, Any]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the options of a multiple choice
 
 
-class DataError(ValueError):
+class DataError(ReproError, ValueError):
     """A benchmark file or row that cannot be read; the message names the file and the line."""
 
 

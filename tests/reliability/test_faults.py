@@ -18,8 +18,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.pipeline.test_reproduce import run as run_toy
-from tests.pipeline.test_reproduce import toy  # noqa: F401  (a fixture)
 
 from attention_rhythm import files
 from attention_rhythm.errors import ReproError
@@ -32,6 +30,8 @@ from attention_rhythm.tasks.problems import DataError, _hub_rows, load_problems
 from attention_rhythm.tasks.registry import TASKS
 from evaluation import run as evaluation_run
 from pipeline import cli as reproduce
+from tests.pipeline.test_reproduce import run as run_toy
+from tests.pipeline.test_reproduce import toy  # noqa: F401  (a fixture)
 from tests.training.conftest import Letters, build
 from tests.training.test_checkpoint import CONFIG, without_seconds
 from tests.training.test_checkpoint import run as train

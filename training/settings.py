@@ -1,0 +1,29 @@
+"""The tables of a profile that Section 5 reads (see evaluation/settings.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+DECIDES_NOTHING = {"decides": False}  # of a field that changes no number
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+    """Tables [training], [training_extended] and [ablations]: variants of a recipe, several seeds each."""
+
+    recipe: str = "countdown"  # training/configs/NAME.toml
+    groups: tuple[str, ...] = ("strategies",)  # of variants, training/configs/variants.toml
+    seeds: tuple[int, ...] = (0,)  # each is a run of every variant
+    steps: int = 100  # batches of a run
+    workers: int = field(default=2, metadata=DECIDES_NOTHING)  # runs at once, one thread each
+    sequences_per_pass: int | None = None  # not the recipe's: another speed and other rounding, no other result
+    held_out: int = 512  # test puzzles
+    samples: int = 4  # responses to each of them at the end, T = 1
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Table [cluster]: the paper's runs, by verl (docs/cluster.md)."""
+
+    runs: tuple[str, ...]  # Hydra's overrides, on attention_rhythm/integrations/verl/configs/rhythm.yaml
+    strategies: tuple[str, ...] = ("uniform", "random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm")
