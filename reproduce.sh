@@ -7,6 +7,7 @@
 set -euo pipefail
 
 export TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1 PYTHONHASHSEED=0
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # attention_rhythm/__init__.py says why
 
 fail() { echo "error: $*" >&2; exit 1; }
 
@@ -30,8 +31,14 @@ is_set_up() {
 
 requirements_hash() { cat "$1" requirements-model.txt | sha256sum; }
 
+# An environment that this script made carries a mark; another one is somebody's own and is left alone.
+is_ours() { [[ -f $1/.made-by-reproduce || -f $1/.requirements.sha256 ]]; }
+
 set_up() {
     local venv=$1 requirements=$2
+    if [[ -e $venv ]] && ! is_ours "$venv"; then
+        fail "$venv is there and this script did not make it; move it away, or use the active python: --no-venv"
+    fi
     mkdir -p .cache
     exec 9>.cache/set-up.lock
     flock 9 # a second call waits here while the first installs
@@ -43,7 +50,10 @@ set_up() {
             || fail "$python cannot make virtual environments; install them (Debian: apt install python3-venv)"
         rm -f "$venv/.requirements.sha256"
         if ! { suits "$venv/bin/python" && "$venv/bin/python" -m pip --version > /dev/null 2>&1; }; then
-            "$python" -m venv --clear "$venv"
+            rm -rf "$venv"
+            mkdir "$venv"
+            touch "$venv/.made-by-reproduce" # first: what is interrupted here is ours too
+            "$python" -m venv "$venv"
         fi
         local install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
         if [[ $venv == .venv-engines ]]; then
@@ -75,7 +85,7 @@ for argument in "$@"; do
     if [[ $argument == --model ]]; then previous="--model "; else previous=""; fi
     arguments+=("$argument")
 done
-cd "$(dirname "${BASH_SOURCE[0]}")"
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" # the script may have been called by a link to it
 
 venv=.venv requirements=requirements.txt
 if [[ ${arguments[0]:-} == setup-* ]]; then
@@ -86,6 +96,11 @@ if [[ ${arguments[0]:-} == setup-* ]]; then
         exit 2
     fi
     set_up ".venv-$what" "requirements-$what.txt"
+    exit
+elif [[ ${arguments[0]:-} == test ]] && $asks_only; then
+    echo "usage: ./reproduce.sh test [engines|verl] [PYTEST_ARGUMENT ...]"
+    echo "Sets up .venv (engines: .venv-engines, verl: .venv-verl) and runs the tests there. Without a word: all tests but"
+    echo "those of the engines and of verl. Arguments are pytest's: a file, -k WORDS, -x, --durations=15."
     exit
 elif [[ ${arguments[*]:0:2} == "test engines" ]]; then
     venv=.venv-engines requirements=requirements-engines.txt

@@ -99,7 +99,7 @@ def candidates(logits: torch.Tensor, original: int, count: int, excluded: set[in
 def stage(run: Run, settings: PerturbationSettings) -> None:
     """Write perturbation.jsonl, one row a forced token, and perturbation.json, the summary."""
     model, tokenizer = load_model(run.model.id, dtype=run.model.dtype, device=run.model.device)
-    stops = stop_token_ids(model, tokenizer)
+    stops = stop_token_ids(model.generation_config, tokenizer)
     greedy = [r for r in read_jsonl(run.path("responses.jsonl")) if r["kind"] == "greedy"][: settings.problems]
     partial = run.partial("perturbation.jsonl")
     done = {record["problem"]: record["rows"] for record in resume_jsonl(partial)}

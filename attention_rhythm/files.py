@@ -12,7 +12,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ def write_jsonl(path: Path | str, records: Iterable[Any]) -> None:
 
 def write_table(path: Path | str, frame: pd.DataFrame) -> None:
     """A data frame as .csv or .parquet, without its index."""
-    writers = {".csv": frame.to_csv, ".parquet": frame.to_parquet}
+    writers: dict[str, Callable[..., Any]] = {".csv": frame.to_csv, ".parquet": frame.to_parquet}
     suffix = Path(path).suffix
     if suffix not in writers:
         raise ValueError(f"{path}: a table is written as {' or '.join(writers)}")

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attention_rhythm.errors import ReproError, UsageError
 from attention_rhythm.files import atomic_folder, read_json, sha256_file, sha256_of, write_json
@@ -99,7 +99,7 @@ def load_model(
 
     folder = resolve_model(spec)
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtypes[dtype], attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, padding_side="left")
@@ -196,7 +196,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     for name in ("quantization_config", "dtype", "transformers_version", "_name_or_path", "_model_name_or_path"):
         settings.pop(name, None)
     # a model loaded from a GGUF refuses to be saved: its weights go into a fresh one
-    model = LlamaForCausalLM(LlamaConfig(**settings | {"rms_norm_eps": 1e-5})).to(torch.float32)
+    model: Any = LlamaForCausalLM(LlamaConfig(**settings | {"rms_norm_eps": 1e-5}))
+    model.to(torch.float32)
     model.load_state_dict(source.state_dict())
     model.tie_weights()
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)

@@ -100,7 +100,7 @@ def prepare(side: str, count: int) -> tuple[Callable[[int | None], dict[str, Any
     from attention_rhythm.models import load_model
 
     model, tokenizer = load_model(DEFAULT_MODEL)
-    stops = stop_token_ids(model, tokenizer)
+    stops = stop_token_ids(model.generation_config, tokenizer)
     greedy = [row for row in read_jsonl(ROOT / "results" / "cpu" / "responses.jsonl") if row["kind"] == "greedy"]
     responses = greedy[:count]
     texts = [row["prompt_ids"] + row["response_ids"] for row in responses]

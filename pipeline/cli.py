@@ -52,7 +52,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="only this stage, after what it needs of earlier ones",
     )
     parser.add_argument("--extended", action="store_true", help="with --stage training: more seeds, hours")
-    parser.add_argument("--model", metavar="ID_OR_PATH", help="a folder or a hub id, instead of the profile's model")
     return parser
 
 
@@ -69,12 +68,17 @@ def make_report_parser() -> argparse.ArgumentParser:
 def add_common(parser: argparse.ArgumentParser) -> None:
     profiles = ", ".join(names())
     parser.add_argument("profile", nargs="?", default="cpu", metavar="PROFILE", help=f"{profiles} (default: cpu)")
+    parser.add_argument(
+        "--model",
+        metavar="ID_OR_PATH",
+        help="a folder or a hub id, instead of the profile's model; results go to results/PROFILE-MODEL/",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would run and why, change nothing")
     parser.add_argument("--no-venv", action="store_true", help="use the python that is active instead of .venv")
 
 
 def write_report(options: argparse.Namespace) -> None:
-    job = make_job(options.profile)
+    job = make_job(options.profile, options.model)
     run = job.run
     if not (run.root / "model.json").is_file():
         raise ReproError(f"no results in {shown(run.root)}/ yet: ./reproduce.sh {run.profile} makes them")

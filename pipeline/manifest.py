@@ -8,7 +8,7 @@ stale, and what does can be named.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,12 +18,17 @@ from attention_rhythm.files import read_json, sha256_of, sha256_path, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("attention_rhythm", "evaluation", "analysis", "training", "figures", "pipeline")
-# What carries numbers without making them: files, errors, versions, and settings, whose values are in `made_of` anyway.
+# What carries numbers without making them: packages' names, files, errors, versions, and settings, whose values are in
+# `made_of` anyway.
 CARRIERS = {
     "attention_rhythm",
     "attention_rhythm.errors",
     "attention_rhythm.files",
+    "attention_rhythm.generation",
+    "attention_rhythm.lazy",
     "attention_rhythm.provenance",
+    "attention_rhythm.signals",
+    "attention_rhythm.tasks",
     *(f"{room}.settings" for room in ROOMS),
 }
 # How a part of `made_of` is named to a person.
@@ -130,9 +135,12 @@ def _source_file(module: str) -> Path | None:
 
 
 def _imports(tree: ast.AST, package: str) -> list[str]:
-    """Modules that a source names in import statements, anywhere in it; `from a import b` may name a.b."""
+    """Modules that a source names in import statements, anywhere in it; `from a import b` may name a.b.
+
+    What is imported for type checks alone does not run.
+    """
     names = []
-    for node in ast.walk(tree):
+    for node in _running(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -140,6 +148,18 @@ def _imports(tree: ast.AST, package: str) -> list[str]:
             base = ".".join([*parents, *([node.module] if node.module else [])])
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return names
+
+
+def _running(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a source, less those under `if TYPE_CHECKING` and in a module's `__getattr__`."""
+    for child in ast.iter_child_nodes(tree):
+        typing_only = (
+            isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+        )
+        lazy = isinstance(child, ast.FunctionDef) and child.name == "__getattr__" and isinstance(tree, ast.Module)
+        if not (typing_only or lazy):
+            yield child
+            yield from _running(child)
 
 
 def _without_docstrings(tree: ast.Module) -> str:

@@ -188,7 +188,7 @@ def check_data(stages: list[Stage], job: Job) -> None:
     """NoSource, before any work, for a benchmark that is neither in DATA_DIR nor to be had from the hub."""
     tasks = [task for stage in stages for settings in job.settings(stage) for task in benchmarks_of(settings)]
     if tasks:
-        from attention_rhythm.tasks import load_problems  # --dry-run does without what this imports
+        from attention_rhythm.tasks.problems import load_problems  # --dry-run does without what this imports
 
         for task in dict.fromkeys(tasks):
             load_problems(task, limit=1, data_dir=job.run.data_dir, source="benchmark")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from attention_rhythm.generation.base import Completion, SamplingConfig
 from attention_rhythm.generation.decoding import PrefixDecoder
@@ -16,9 +16,9 @@ from attention_rhythm.generation.decoding import PrefixDecoder
 _LEAVE_AT = 0.125
 
 
-def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens that end a response: those of the model's generation config and the tokenizer's end of sequence."""
-    declared = model.generation_config.eos_token_id if model.generation_config else None
+def stop_token_ids(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end a response: those of a model's generation config and the tokenizer's end of sequence."""
+    declared = config.eos_token_id if config else None
     stops = set(declared if isinstance(declared, list) else [declared]) | {tokenizer.eos_token_id}
     return {int(s) for s in stops if s is not None}
 
@@ -103,7 +103,7 @@ class HFGenerator:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.stops = stop_token_ids(model, tokenizer)
+        self.stops = stop_token_ids(model.generation_config, tokenizer)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
         """See `Generator.generate`. All prompts form one batch: callers cut their work to what memory holds."""
@@ -128,7 +128,7 @@ class HFGenerator:
         return [
             Completion(
                 token_ids=ids,
-                text=self.tokenizer.decode(ids, skip_special_tokens=True),
+                text=str(self.tokenizer.decode(ids, skip_special_tokens=True)),
                 logprobs=lps,
                 finish_reason="stop" if ids[-1] in self.stops and not sampling.ignore_eos else "length",
             )

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -65,7 +64,7 @@ class VLLMGenerator:
         folder = Path(folder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.tokenizer = tokenizer
-        self.stops = stop_token_ids(SimpleNamespace(generation_config=_generation_config(folder, config)), tokenizer)
+        self.stops = stop_token_ids(_generation_config(folder, config), tokenizer)
         self.tied = bool(config.get_text_config().tie_word_embeddings)
         self.shapes = _parameter_shapes(folder)  # of what `update_weights` takes
         if self.tied:
@@ -130,7 +129,7 @@ class VLLMGenerator:
             raise BrokenLogits("NaN or inf in the log-probabilities: the weights or the number format are broken")
         return Completion(
             token_ids=token_ids,
-            text=self.tokenizer.decode(token_ids, skip_special_tokens=True),
+            text=str(self.tokenizer.decode(token_ids, skip_special_tokens=True)),
             logprobs=logprobs,
             finish_reason=output.finish_reason,
         )
@@ -219,12 +218,12 @@ def _generation_config(folder: Path, config: Any) -> GenerationConfig:
 
 def _parameter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Of every tensor in the folder, by name; reads the headers only."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     return shapes
 
 
-def _repack_head(model: torch.nn.Module) -> None:
+def _repack_head(model: Any) -> None:
     model.lm_head.quant_method.process_weights_after_loading(model.lm_head)

@@ -99,7 +99,8 @@ def attention_and_span(
     columns = torch.cat([F.one_hot(block, _BLOCKS).float(), (position - centre[block])[:, None]], -1)  # (T, 8)
     value = torch.cat([value, columns.expand(*value.shape[:2], -1, -1)], -1)
     size = max(query.shape[3], value.shape[3])  # the CPU kernel wants one head size for all three
-    out, lse = fused_attention(*(F.pad(x, (0, size - x.shape[3])) for x in (query, key, value)), scale)
+    q, k, v = (F.pad(x, (0, size - x.shape[3])) for x in (query, key, value))
+    out, lse = fused_attention(q, k, v, scale)
     mass, offset = out[..., dim : dim + _BLOCKS], out[..., dim + _BLOCKS]  # (B, H, T, blocks), (B, H, T)
     distance = torch.einsum("bhtk,tk->bht", mass, position[:, None] - centre) - offset
     return out[..., :dim], lse, distance

@@ -92,7 +92,7 @@ def _draw_batch(
             items[index] = items[index] or CountdownItem(tuple(numbers[row].tolist()), int(targets[index]), solution)
         pending = np.array([index for index in pending if items[index] is None], dtype=np.int64)
         if not len(pending):
-            return items
+            return [item for item in items if item is not None]  # all of them
     raise ValueError(f"{len(pending)} of {BATCH} targets not reached in {MAX_ROUNDS} rounds: the ranges do not fit")
 
 

@@ -122,7 +122,7 @@ def grade_choice(problem: Problem, response: str) -> Grade:
     gold = normalised(options.get(problem.answer, problem.answer))
     correct = normalised(answer) == gold
     if not correct and normalised(answer) not in map(normalised, options.values()):
-        correct = normalised(options.get(_letter(answer), "")) == gold
+        correct = normalised(options.get(_letter(answer) or "", "")) == gold
     return Grade(correct, float(correct), answer)
 
 

@@ -44,7 +44,7 @@ def parse_math(row: Row, index: int, *, task: str) -> Problem:
 
 def select_dapo(rows: Sequence[Row], split: str) -> list[Row]:
     """The distinct questions of the hub's DAPO-Math-17k, without the instruction they come wrapped in."""
-    distinct = {}
+    distinct: dict[str, Row] = {}
     for row in rows:
         text = row["prompt"][-1]["content"]
         question = text.split(DAPO_PREFIX_END, 1)[-1].removesuffix(DAPO_SUFFIX).strip()

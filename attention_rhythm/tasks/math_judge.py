@@ -9,7 +9,7 @@ Before each request the child arms timers (processor and wall time) whose signal
 nursery sees the pipe close, reaps the child, answers "no verdict" and forks another in milliseconds. Nobody else needs
 a clock, and when the caller dies, however it dies, nursery and child read the end of their pipes and go.
 
-The nursery is started by path with `-P` (this folder holds a statistics.py that must not hide Python's), not by
+The nursery is started by path with `-P` (this folder holds a math.py that must not hide Python's), not by
 multiprocessing: no `if __name__ == "__main__"` is asked of anybody. In a forked process the next call starts a new one.
 """
 
@@ -57,8 +57,7 @@ class MathJudge:
     def __init__(self, seconds: float = SECONDS):
         self.seconds = seconds
         self._lock = threading.Lock()
-        self._process: subprocess.Popen | None = None
-        self._pipe: Connection | None = None
+        self._nursery: tuple[subprocess.Popen, Connection] | None = None
 
     def judge(self, gold: str, response: str, *, text: bool = False) -> Verdict:
         """Whether two answers agree: both LaTeX; with `text`, the response is prose and its last answer is looked for.
@@ -66,13 +65,12 @@ class MathJudge:
         RuntimeError: the grading process does not start.
         """
         with self._lock:
-            if self._process is None:
-                self._start()
+            _, pipe = self._nursery or self._start()
             try:
-                self._pipe.send_bytes(json.dumps([gold, response, text]).encode())
+                pipe.send_bytes(json.dumps([gold, response, text]).encode())
                 # The child's timer answers long before this; the margin is for a machine that does not schedule it.
-                if self._pipe.poll(self.seconds + START_SECONDS):
-                    verdict = Verdict(*json.loads(self._pipe.recv_bytes()))
+                if pipe.poll(self.seconds + START_SECONDS):
+                    verdict = Verdict(*json.loads(pipe.recv_bytes()))
                     if not verdict.decided:
                         logger.info("no verdict within %s s on %.80r", self.seconds, response)
                     return verdict
@@ -86,13 +84,13 @@ class MathJudge:
         with self._lock:
             self._stop()
 
-    def _start(self) -> None:
+    def _start(self) -> tuple[subprocess.Popen, Connection]:
         ours, theirs = Pipe()
         with theirs:
             command = [sys.executable, "-P", "-W", "ignore", __file__, str(theirs.fileno()), str(self.seconds)]
             # A session of its own: Ctrl-C in the terminal is for the caller, whose end ends it.
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
-        self._pipe = ours
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+        self._nursery = process, ours
         try:
             ready = ours.poll(START_SECONDS) and ours.recv_bytes() == b"ready"
         except EOFError:
@@ -100,24 +98,27 @@ class MathJudge:
         if not ready:
             self._stop()
             raise RuntimeError("the grading process did not start: is math-verify installed?")
+        return self._nursery
 
     def _stop(self) -> None:
-        if self._process is None:
+        if self._nursery is None:
             return
-        self._pipe.close()
+        process, pipe = self._nursery
+        pipe.close()
         try:
-            self._process.wait(self.seconds + 1)
+            process.wait(self.seconds + 1)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = self._pipe = None
+            process.kill()
+            process.wait()
+        self._nursery = None
 
     def _forget(self) -> None:
         """In a forked process: the nursery is the parent's, and so may the lock be."""
-        if self._process is not None:
-            self._pipe.close()
-            self._process.returncode = 0  # not ours to wait for
-        self._lock, self._process, self._pipe = threading.Lock(), None, None
+        if self._nursery is not None:
+            process, pipe = self._nursery
+            pipe.close()
+            process.returncode = 0  # not ours to wait for
+        self._lock, self._nursery = threading.Lock(), None
 
 
 @functools.cache

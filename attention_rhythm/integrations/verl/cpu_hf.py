@@ -24,7 +24,8 @@ class HFServer:
     def __init__(self, path: str, max_new_tokens: int):
         torch.set_num_threads(1)
         self.generator = HFGenerator(*load_model(path, dtype="float32", device="cpu"))
-        self.max_new_tokens, self.global_steps, self.calls = max_new_tokens, None, 0
+        self.max_new_tokens, self.calls = max_new_tokens, 0
+        self.global_steps: int | None = None
         self.waiting: list[tuple[tuple, asyncio.Future]] = []
         self.turn = asyncio.Lock()
 

@@ -36,10 +36,14 @@ class ReadsSignals:
     there for the length of the pass only; each rank holds a whole one.
     """
 
+    model_config: Any  # these three are the engine's own
+    get_per_tensor_param: Any
+    get_data_parallel_group: Any
+
     def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool = False) -> Any:
         request = request_of(data)
         if not (forward_only and request and request["attn"] == "exported"):
-            return super().forward_backward_batch(data, loss_function, forward_only)
+            return super().forward_backward_batch(data, loss_function, forward_only)  # type: ignore[misc]
         model = exported_copy(self.get_per_tensor_param()[0], self.model_config.hf_config)
         config = SignalConfig(**request["signals"])
         tu.assign_non_tensor(data, sp_size=1)
@@ -62,8 +66,9 @@ class RhythmFSDPEngine(ReadsSignals, FSDPEngineWithLMHead):
         recorder = SignalRecorder(layers, response, config.window, [config.horizon])
         packs = tu.get_non_tensor_data(micro_batch, key="use_remove_padding", default=True)
         with replaced_attention(self.module, packed(recorder, lengths) if packs else recorder):
+            loss: Any = torch.tensor(0.0)
+            output: dict[str, Any] = {"model_output": {}, "loss": 0.0, "metrics": {}}
             if request["attn"] == "separate":
-                loss, output = torch.tensor(0.0), {"model_output": {}, "loss": 0.0, "metrics": {}}
                 self.decode(micro_batch)
             else:
                 loss, output = super().forward_step(micro_batch, loss_function, forward_only)
@@ -125,7 +130,9 @@ def exported_copy(weights: Any, hf_config: Any) -> PreTrainedModel:
 
     RuntimeError, naming them, if weights are missing or unknown.
     """
-    model, own, left = None, {}, {}
+    model: Any = None
+    own: dict[str, Tensor] = {}
+    left: dict[int, str] = {}
     for name, tensor in weights:
         if model is None:
             with torch.device(get_device_id()):
