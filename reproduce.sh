@@ -72,6 +72,7 @@ set_up() {
 # Paths mean what they mean where the command was given, and the rest happens in the repository's folder.
 absolute() { if [[ -d $1 ]]; then realpath -- "$1"; else echo "$1"; fi; }
 if [[ -n ${DATA_DIR:-} ]]; then DATA_DIR=$(absolute "$DATA_DIR"); export DATA_DIR; fi
+if [[ -n ${MODEL_DIR:-} ]]; then MODEL_DIR=$(absolute "$MODEL_DIR"); export MODEL_DIR; fi
 
 own_venv=true asks_only=false previous="" arguments=()
 for argument in "$@"; do

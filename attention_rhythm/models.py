@@ -1,7 +1,8 @@
 """Language models: where they come from and how they are loaded.
 
-A model is named by the default's name, a folder, or a hub id. Safetensors only, no code of the model's own is ever run.
-Heavy libraries are imported where they are used: `pipeline/cli.py --dry-run` works with the standard library only.
+A model is named by the default's name, a folder, the name of a folder in MODEL_DIR (an environment variable), or a hub
+id. Safetensors only, no code of the model's own is ever run. Heavy libraries are imported where they are used:
+`./reproduce.sh --dry-run` works with the standard library only.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def resolve_model(spec: str) -> str:
         folder = _default_model(user_cache() / "models" / DEFAULT_MODEL)
     else:
         check_spec(spec)
-        folder = Path(spec).expanduser()
+        folder = _folder(spec)
         if not folder.is_dir():
             folder = _download(spec)
         _check_safe(folder, spec)
@@ -57,12 +58,14 @@ def check_spec(spec: str) -> None:
     """UsageError unless `spec` is the default model, a folder with a config.json, or in the form of a hub id."""
     if spec == DEFAULT_MODEL:
         return
-    folder = Path(spec).expanduser()
+    folder = _folder(spec)
     if spec and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UsageError(f"model {spec}: no config.json in this folder")
     elif not _HUB_ID.fullmatch(spec):
-        raise UsageError(f"model {spec!r}: neither {DEFAULT_MODEL}, nor a folder, nor a hub id (owner/name)")
+        raise UsageError(
+            f"model {spec!r}: neither {DEFAULT_MODEL}, nor a folder (here or in MODEL_DIR), nor a hub id (owner/name)"
+        )
 
 
 def model_signature(spec: str) -> list:
@@ -121,6 +124,14 @@ def model_sha256(spec: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------- private
+
+
+def _folder(spec: str) -> Path:
+    """The folder that a name may mean: the path itself, else that of a folder in MODEL_DIR."""
+    path = Path(spec).expanduser()
+    if not path.is_dir() and os.environ.get("MODEL_DIR"):
+        return Path(os.environ["MODEL_DIR"]).expanduser() / spec
+    return path
 
 
 def _check_safe(folder: Path, spec: str) -> None:

@@ -24,6 +24,7 @@ from pipeline.stages import STAGES
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Of `./reproduce.sh [PROFILE]`."""
     stages = "\n".join(
         f"  {stage.name}: {stage.help}\n"
         f"    reads   {', '.join(stage.reads) or '-'}\n    writes  {', '.join(stage.writes)}\n"
@@ -40,7 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
         "./reproduce.sh setup-verl (verl for a CPU, in .venv-verl, 2 GB)",
         epilog="stages, in order (minutes: smoke and cpu on two cores; gpu and paper are estimates):\n"
         f"{stages}\n\n"
-        "environment: DATA_DIR (folder of benchmark .jsonl files), HF_HUB_OFFLINE=1 (never ask the hub),\n"
+        "environment: DATA_DIR (folder of benchmark .jsonl files), MODEL_DIR (folder of models, by their names),\n"
+        "             HF_HUB_OFFLINE=1 (never ask the hub),\n"
         "             REPRO_DEBUG=1 (a full traceback on errors)\n"
         "exit status: 0 done, 1 the run failed, 2 wrong usage, 130 interrupted",
     )
@@ -56,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def make_report_parser() -> argparse.ArgumentParser:
+    """Of `./reproduce.sh report [PROFILE]`."""
     parser = argparse.ArgumentParser(
         prog="./reproduce.sh report",
         description="Write results/PROFILE/report.html: tables, figures, training curves and tokens on one page that "
@@ -66,6 +69,7 @@ def make_report_parser() -> argparse.ArgumentParser:
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that both have."""
     profiles = ", ".join(names())
     parser.add_argument("profile", nargs="?", default="cpu", metavar="PROFILE", help=f"{profiles} (default: cpu)")
     parser.add_argument(
@@ -78,6 +82,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def write_report(options: argparse.Namespace) -> None:
+    """Write report.html, or say that it would be written. ReproError: there are no results yet."""
     job = make_job(options.profile, options.model)
     run = job.run
     if not (run.root / "model.json").is_file():

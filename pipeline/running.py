@@ -47,9 +47,9 @@ def make_job(name: str, model: str | None = None) -> Job:
     settings = profile.tables["model"]
     folder = name
     if model is not None:  # results of another model never lie among those of the profile's
+        check_spec(model)
         settings = replace(settings, id=model)
         folder = f"{name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(model).name)}"
-    check_spec(settings.id)
     data_dir = Path(os.environ["DATA_DIR"]) if os.environ.get("DATA_DIR") else None
     if data_dir and not data_dir.is_dir():
         raise UsageError(f"DATA_DIR {data_dir}: no such folder")
@@ -228,6 +228,7 @@ def run_all(job: Job, only: str | None) -> None:
 
 
 def expected(stage: Stage, profile: str) -> str:
+    """How long a stage takes, in words."""
     return f"about {stage.minutes[profile]:g} min" if profile in stage.minutes else "time not measured"
 
 
@@ -250,6 +251,7 @@ def print_plan(job: Job, only: str | None) -> None:
 
 
 def print_summary(run: Run, states: dict[str, tuple[str, float]]) -> None:
+    """What each stage did, its seconds, and where the results are."""
     print(f"\n{'stage':<14}{'state':<12}{'seconds':>8}")
     for name, (state, seconds) in states.items():
         print(f"{name:<14}{state:<12}{seconds:>8.1f}")
@@ -276,6 +278,7 @@ class StageInterrupt(KeyboardInterrupt):
 
 
 def one_line(error: BaseException) -> str:
+    """An error as one line that says what to do, where that is known."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" ({shown(Path(error.filename))})" if error.filename else ""
         return f"the disk is full{where}; free some space and give the same command again"
