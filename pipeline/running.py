@@ -117,7 +117,10 @@ def stages_of(job: Job, only: str | None) -> list[Stage]:
 
 
 def plan(job: Job, manifest: Manifest, only: str | None = None) -> dict[str, str]:
-    """The stages that have to run and why, in order. `only`: that stage, and what it needs of earlier ones."""
+    """The stages that have to run and why, in order. `only`: that stage, and what it needs of earlier ones.
+
+    A stage whose files are missing runs, but not for a file that is not kept and that nobody is going to read.
+    """
     stages = stages_of(job, only)
     if only:
         stages = stages[: [stage.name for stage in stages].index(only) + 1]
@@ -136,7 +139,8 @@ def plan(job: Job, manifest: Manifest, only: str | None = None) -> dict[str, str
     read: set[str] = set()  # by the stages that have to run
     for stage in reversed(stages):
         asked = only in (None, stage.name)
-        gone = [name for name in missing[stage.name] if asked or name in read]
+        wanted = {*stage.writes} if only == stage.name else {*stage.writes} - {*stage.not_kept} if asked else set()
+        gone = [name for name in missing[stage.name] if name in wanted | read]
         if stage.name in stale and (asked or read & set(stage.writes)):
             reasons[stage.name] = stale[stage.name]
         elif gone:
@@ -255,6 +259,8 @@ def print_summary(run: Run, states: dict[str, tuple[str, float]]) -> None:
     print(f"\n{'stage':<14}{'state':<12}{'seconds':>8}")
     for name, (state, seconds) in states.items():
         print(f"{name:<14}{state:<12}{seconds:>8.1f}")
+    if all(state == "up to date" for state, _ in states.values()):
+        print(f"\nnothing had to run; delete {shown(run.root)}/ to make all of it anew")
     tables = sorted(run.root.glob("tables/*.md"))
     print("\nresults: " + "\n         ".join(str(shown(path)) for path in [run.root, *tables]))
 

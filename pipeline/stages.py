@@ -24,6 +24,7 @@ class Stage:
     optional: bool = False  # not part of a profile that has no table for it
     only_if_asked: bool = False  # takes hours: runs for --stage NAME alone
     also_reads: tuple[str, ...] = ()  # what optional stages have written, if they have
+    not_kept: tuple[str, ...] = ()  # of `writes`, what git does not hold: made again where a stage that runs reads it
 
 
 EXPERIMENT = ("training/configs/*.toml", "training/checkpoints/countdown-policy/*")
@@ -43,6 +44,7 @@ STAGES = (
         "evaluation.responses:stage",
         reads=("model.json",),
         writes=("responses.jsonl",),
+        not_kept=("responses.jsonl",),
         settings={"responses": ResponsesSettings},
         minutes={"smoke": 0.5, "cpu": 4, "gpu": 3, "paper": 3},
     ),
@@ -52,6 +54,7 @@ STAGES = (
         "analysis.read_signals:stage",
         reads=("responses.jsonl",),
         writes=("signals/", "maps.npz"),
+        not_kept=("signals/",),
         settings={"signals": SignalsSettings},
         minutes={"smoke": 0.2, "cpu": 1.5, "gpu": 2, "paper": 2},
     ),
@@ -151,6 +154,7 @@ STAGES = (
             "ablations.json",
         ),
         writes=("figures/", "tables/", "token_heatmap.html"),
+        not_kept=("token_heatmap.html",),
         files=("figures/*.yaml", "figures/templates/*"),
         minutes={"smoke": 0.3, "cpu": 0.5, "gpu": 0.5, "paper": 0.5},
     ),
@@ -160,6 +164,7 @@ STAGES = (
         "pipeline.notebooks:run",
         reads=("figures/", "tables/"),
         writes=("notebooks/",),
+        not_kept=("notebooks/",),
         also_reads=("training.json",),
         files=("figures/*.yaml", "figures/templates/*", "notebooks/*.ipynb"),
         minutes={"smoke": 0.7, "cpu": 1, "gpu": 1, "paper": 1},
