@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import math
@@ -94,7 +95,10 @@ def write_jsonl(path: Path | str, records: Iterable[Any]) -> None:
 
 def write_table(path: Path | str, frame: pd.DataFrame) -> None:
     """A data frame as .csv or .parquet, without its index."""
-    writers: dict[str, Callable[..., Any]] = {".csv": frame.to_csv, ".parquet": frame.to_parquet}
+    writers: dict[str, Callable[..., Any]] = {
+        ".csv": frame.to_csv,
+        ".parquet": functools.partial(frame.to_parquet, compression="zstd"),
+    }
     suffix = Path(path).suffix
     if suffix not in writers:
         raise ValueError(f"{path}: a table is written as {' or '.join(writers)}")

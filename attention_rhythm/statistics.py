@@ -47,6 +47,16 @@ class PairedComparison:
     ties: int
 
 
+@dataclass(frozen=True)
+class TInterval:
+    """The mean of a few runs, its t interval, and the two-sided p-value of a mean of 0."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
 # --- accuracies -------------------------------------------------------------------------------------------------------
 
 
@@ -166,6 +176,25 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDEN
         raise ValueError(f"{successes} successes in {trials} trials")
     interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return Interval(successes / trials, float(interval.low), float(interval.high), confidence)
+
+
+def t_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> TInterval:
+    """Mean and t interval of (n,) independent values: runs with different seeds, their accuracies or differences.
+
+    One value has no interval (NaN); n equal values have one of no width, and p is 0 unless they are 0, then 1.
+    ValueError: no values, or NaN among them.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array) or np.isnan(array).any():
+        raise ValueError(f"t_interval takes (n,) values without NaN, n at least 1, not {array.shape}")
+    mean = float(array.mean())
+    if len(array) < 2:
+        return TInterval(mean, *[float("nan")] * 3)
+    if np.ptp(array) == 0:
+        return TInterval(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    test = stats.ttest_1samp(array, 0.0)
+    interval = test.confidence_interval(confidence)
+    return TInterval(mean, float(interval.low), float(interval.high), float(test.pvalue))
 
 
 # --- paired comparison ------------------------------------------------------------------------------------------------

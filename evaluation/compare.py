@@ -18,7 +18,7 @@ import pandas as pd
 
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_jsonl, write_json
-from attention_rhythm.statistics import compare_paired
+from attention_rhythm.statistics import avg_at_k, compare_paired
 
 
 def compare(
@@ -43,8 +43,8 @@ def compare(
             {
                 "task": task,
                 "problems": len(first),
-                "baseline": 100 * float(first.to_numpy().mean(1).mean()),
-                "treatment": 100 * float(second.to_numpy().mean(1).mean()),
+                "baseline": 100 * avg_at_k(first),
+                "treatment": 100 * avg_at_k(second),
                 "difference": 100 * paired.difference.estimate,
                 "ci": [100 * paired.difference.low, 100 * paired.difference.high],
                 "p_value": paired.p_value,

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
+from attention_rhythm.statistics import t_interval
 from figures.accuracy import LABELS
 from figures.style import PAGE, STRATEGIES, theme
 
@@ -33,11 +33,10 @@ def ratchet(values: np.ndarray, a: float = RATCHET) -> np.ndarray:
 def over_seeds(curves: pd.DataFrame, column: str) -> pd.DataFrame:
     """Mean and 95% t interval over seeds at each step: columns mean, low, high (the latter NaN with one seed)."""
     table = curves.dropna(subset=[column]).pivot(index="step", columns="seed", values=column)
-    count = table.notna().sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        half = stats.t.ppf(0.975, count - 1) * table.std(axis=1) / np.sqrt(count)
-    mean = table.mean(axis=1)
-    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
+    intervals = [t_interval(row.dropna().to_numpy()) for _, row in table.iterrows()]
+    return pd.DataFrame(
+        [(i.mean, i.low, i.high) for i in intervals], index=table.index, columns=["mean", "low", "high"]
+    )
 
 
 @theme()

@@ -26,9 +26,9 @@ MAKERS = {  # result file: the stage that writes it
     "perturbation.json": "perturbation",
     "evaluation.json": "evaluation",
     **{
-        f"{stage}.{suffix}": stage
+        f"{stage}{ending}": stage
         for stage in ("training", "training_extended", "ablations")
-        for suffix in ("json", "csv")
+        for ending in (".json", "_curves.parquet")
     },
 }
 TABLES = (
@@ -155,7 +155,7 @@ class Results:
 
     def curves(self, name: str) -> pd.DataFrame:
         """One row a run and step of `training` or `training_extended`."""
-        return pd.read_csv(self._path(f"{name}.csv"))
+        return pd.read_parquet(self._path(f"{name}_curves.parquet"))
 
     def table(self, name: str) -> pd.DataFrame:
         """A finished table's numbers, tables/NAME.csv: what its module's `build` made."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from attention_rhythm.statistics import t_interval
 from figures import (
     accuracy,
     paper,
@@ -138,18 +138,9 @@ def _difference(table: str, claim: str, theirs: float, experiment: dict | None, 
     if own not in results or other not in results:
         return _row(table, claim, POINTS, theirs, (NAN, NAN, NAN), NAN, NAN)
     pairs = np.subtract(results[own]["by_seed"], results[other]["by_seed"])
-    return _row(
-        table, claim, POINTS, theirs, t_interval(pairs), experiment["settings"]["held_out"], results[own]["seeds"]
-    )
-
-
-def t_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95% t interval of (n,) values; no interval where n is 1."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, NAN, NAN
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return mean, mean - half, mean + half
+    ours = t_interval(pairs)
+    held_out, seeds = experiment["settings"]["held_out"], results[own]["seeds"]
+    return _row(table, claim, POINTS, theirs, (ours.mean, ours.low, ours.high), held_out, seeds)
 
 
 def _accuracy(evaluations: dict[str, dict]) -> Iterator[dict]:

@@ -27,6 +27,14 @@ class Stage:
     not_kept: tuple[str, ...] = ()  # of `writes`, what git does not hold: made again where a stage that runs reads it
 
 
+def written_by(experiment: str) -> tuple[str, ...]:
+    """The files of an experiment: its summary, and the tables of its runs (training/runs.py)."""
+    return (
+        f"{experiment}.json",
+        *(f"{experiment}_{part}" for part in ("curves.parquet", "finals.parquet", "runs.json")),
+    )
+
+
 EXPERIMENT = ("training/configs/*.toml", "training/checkpoints/countdown-policy/*")
 
 STAGES = (
@@ -98,7 +106,7 @@ STAGES = (
         "GRPO with each credit strategy, on the embedded policy",
         "training.experiment:stage",
         reads=("model.json",),
-        writes=("training.csv", "training.json"),
+        writes=written_by("training"),
         settings={"training": ExperimentSettings},
         files=EXPERIMENT,
         minutes={"smoke": 0.7, "cpu": 6, "gpu": 60, "paper": 60},
@@ -109,7 +117,7 @@ STAGES = (
         "the same with more seeds",
         "training.experiment:extended",
         reads=("model.json",),
-        writes=("training_extended.csv", "training_extended.json"),
+        writes=written_by("training_extended"),
         settings={"training_extended": ExperimentSettings},
         files=EXPERIMENT,
         minutes={"cpu": 90},
@@ -121,7 +129,7 @@ STAGES = (
         "selection, sign, layers, heads, window and horizon",
         "training.experiment:ablations",
         reads=("model.json",),
-        writes=("ablations.csv", "ablations.json"),
+        writes=written_by("ablations"),
         settings={"ablations": ExperimentSettings},
         files=EXPERIMENT,
         minutes={"cpu": 240},
@@ -147,10 +155,10 @@ STAGES = (
             "evaluation.json",
         ),
         also_reads=(
-            "training.csv",
             "training.json",
-            "training_extended.csv",
+            "training_curves.parquet",
             "training_extended.json",
+            "training_extended_curves.parquet",
             "ablations.json",
         ),
         writes=("figures/", "tables/", "token_heatmap.html"),

@@ -24,14 +24,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from attention_rhythm.files import atomic_folder
-from attention_rhythm.generation.base import SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.models import load_model
-from attention_rhythm.tasks.base import Problem
-from attention_rhythm.tasks.grading import grade
 from attention_rhythm.tasks.prompts import build_prompt_ids
 from attention_rhythm.tasks.puzzles import MAX_VALUE, Puzzle, load_puzzles, problem, puzzles
 from training.countdown_traces import ANSWER_CLOSE, ANSWER_OPEN, FOUND, TRY_AGAIN, TraceConfig, write_trace
+from training.measuring import sampled_accuracy
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 WORDS = ["Question:", "->", "Solution:", "+", "-", "*", "/", "=", ",", "(", ")"]
@@ -192,26 +190,8 @@ def _padded(rows: list[list[int]], value: int) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-# --- accuracy ---------------------------------------------------------------------------------------------------------
-
-
-def accuracy(
-    policy: Qwen3ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    problems: list[Problem],
-    *,
-    temperature: float,
-    samples: int = 1,
-    seed: int = 0,
-) -> float:
-    """Share of correct responses to `problems`, of at most MAX_RESPONSE tokens; temperature 0 is greedy."""
-    sampling = SamplingConfig(MAX_RESPONSE, temperature, samples, seed)
-    completions = HFGenerator(policy, tokenizer).generate([build_prompt_ids(p, tokenizer) for p in problems], sampling)
-    correct = [grade(problems[i // samples], completion.text).correct for i, completion in enumerate(completions)]
-    return sum(correct) / len(correct)
-
-
 def main() -> None:
+    """Make the warm start, and say how it does on the development puzzles."""
     parser = argparse.ArgumentParser(prog="python -m training.policy", description="Make a warm-started policy.")
     parser.add_argument("out", type=Path, help="the folder to write (one that exists is replaced)")
     parser.add_argument("--steps", type=int, default=WarmStart.steps)
@@ -222,15 +202,19 @@ def main() -> None:
     started = time.monotonic()
 
     def report(step: int, loss: float) -> None:
+        """A line every 50 steps."""
         if step % 50 == 0:
             seconds = time.monotonic() - started
             print(f"step {step}/{arguments.steps}  loss {loss:.3f} nats/token  {seconds:.0f} s", flush=True)
 
     warm_start(arguments.out, WarmStart(steps=arguments.steps), seed=arguments.seed, on_step=report)
     policy, tokenizer = load_model(str(arguments.out))
-    dev = load_puzzles("dev")
-    for name, temperature in (("sampled (T = 1)", 1.0), ("greedy", 0.0)):
-        print(f"dev accuracy, {name}: {accuracy(policy, tokenizer, dev, temperature=temperature):.3f} of {len(dev)}")
+    dev, generator = load_puzzles("dev"), HFGenerator(policy, tokenizer)
+    for name, samples in (("sampled (T = 1)", 1), ("greedy", 0)):
+        right = sampled_accuracy(
+            generator, tokenizer, dev, samples=samples, max_new_tokens=MAX_RESPONSE, batch=len(dev)
+        )
+        print(f"dev accuracy, {name}: {right.mean():.3f} of {len(dev)}")
 
 
 if __name__ == "__main__":
