@@ -22,12 +22,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.read_signals import WINDOW, load
+from analysis.read_signals import HORIZONS, WINDOW, load, signals_of
 from analysis.settings import CouplingsSettings, SignalsSettings
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import write_json, write_table
 from attention_rhythm.signals.heads import head_sets, kurtosis, receiver_heads, select_layers
 from attention_rhythm.signals.peaks import find_peaks
+from attention_rhythm.signals.reading import SignalConfig, mean_over
 from attention_rhythm.statistics import bootstrap_statistic, sign_flip_test
 from evaluation.settings import Run
 
@@ -55,7 +56,7 @@ class Convention:
     num_layers: int | None = None  # evenly spaced; None: every layer of the range
     head_scope: str = "response"  # response: head sets (Eq. 8) of each response's own | frozen: of all responses' mean
     horizon: str = "open"  # open: from the token itself to the end (A.1) | band: Eq. 10 with (10, 100)
-    head_fraction: float | None = 0.3  # local and global share of heads; None: all heads in both
+    head_fraction: float | None = SignalConfig.head_fraction  # local and global share of heads; None: all heads in both
 
 
 def stage(run: Run, settings: CouplingsSettings, signals_settings: SignalsSettings) -> None:
@@ -105,22 +106,23 @@ def find_receivers(responses: list[Arrays], count: int) -> np.ndarray:
 
 def read_all(responses: list[Arrays], convention: Convention, receivers: np.ndarray) -> list[Arrays]:
     """For each response its signals (n,) and their peaks (n,) bool, under one convention."""
-    total = responses[0]["span"].shape[0]
-    layers = list(select_layers(total, convention.layers, convention.num_layers))
-    spans = [torch.from_numpy(r["span"][layers]) for r in responses]
+    span = None
     if convention.head_scope == "frozen":
-        spans = [torch.stack(spans).mean(0)] * len(spans)
+        layers = list(select_layers(len(responses[0]["span"]), convention.layers, convention.num_layers))
+        span = torch.from_numpy(np.stack([r["span"][layers] for r in responses])).mean(0)  # (l, H)
     elif convention.head_scope != "response":
         raise ValueError(f"head_scope must be 'response' or 'frozen', not {convention.head_scope!r}")
-    rows = {"token": slice(1, None), "predictor": slice(None, -1)}[convention.row]
+    horizon = f"fai_{convention.horizon}"
+    read = ("layers", "num_layers", "head_fraction", "row")
+    config = SignalConfig(WINDOW, HORIZONS[horizon], **{name: getattr(convention, name) for name in read})
     result = []
-    for response, span in zip(responses, spans, strict=True):
-        local, glob = (mask.numpy() for mask in head_sets(span, convention.head_fraction))
-        fai = response[f"fai_{convention.horizon}"]
+    for response in responses:
+        waad, fai = signals_of(response, config, span)
+        receiver_fai = mean_over(torch.from_numpy(response[horizon]), torch.from_numpy(receivers))
         signals = {
-            "waad": response["waad"][layers][..., rows][local].mean(0),
-            "fai": fai[layers][glob].mean(0),
-            "receiver_fai": fai[receivers].mean(0),
+            "waad": waad.numpy(),
+            "fai": fai.numpy(),
+            "receiver_fai": receiver_fai.numpy(),
             "entropy": response["entropy"],
         }
         for name in tuple(signals):

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -17,7 +19,8 @@ from attention_rhythm.memory import in_halves
 from attention_rhythm.models import load_model
 from attention_rhythm.signals import dense
 from attention_rhythm.signals.forward import forward_statistics
-from attention_rhythm.signals.heads import head_sets
+from attention_rhythm.signals.heads import head_sets, select_layers
+from attention_rhythm.signals.reading import SignalConfig, mean_over
 from evaluation.settings import Run
 
 WINDOW = 10  # W of Eq. 9
@@ -44,7 +47,8 @@ def stage(run: Run, settings: SignalsSettings) -> None:
                 texts = tokenizer.batch_decode([[i] for i in rows[number]["response_ids"]])
                 write_npz(folder / f"{number:04d}.npz", response=rows[number]["problem_id"], texts=texts, **arrays)
             bar.update(len(batch))
-    write_npz(run.path("maps.npz"), **example_maps(model, rows[settings.example]))
+    example = load(run.path("signals"))[settings.example]
+    write_npz(run.path("maps.npz"), **example_maps(model, rows[settings.example], example))
 
 
 def read(
@@ -75,17 +79,21 @@ def read(
     return result
 
 
-def example_maps(model: PreTrainedModel, row: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Attention among the first tokens of a response, averaged over its local and its global heads (Fig. 2, left)."""
+def example_maps(model: PreTrainedModel, row: dict[str, Any], read: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Attention among the first tokens of a response, averaged over its local and its global heads (Fig. 2, left).
+
+    read: what the stage has read of this response. The heads are those of the curves below the maps: drawn from all
+    layers and the whole response (Eq. 8).
+    """
     start = len(row["prompt_ids"])
     ids = torch.tensor([row["prompt_ids"] + row["response_ids"][:EXAMPLE_TOKENS]], device=model.device)
-    response = torch.arange(ids.shape[1], device=model.device)[None] >= start
     layers = range(model.config.get_text_config().num_hidden_layers)
-    maps = dense.attention_maps(model, ids, torch.ones_like(ids, dtype=torch.bool), layers)  # (1, L, H, N, N)
-    local, glob = head_sets(dense.span(maps, response), 0.3)
+    maps = dense.attention_maps(model, ids, torch.ones_like(ids, dtype=torch.bool), layers)[0]  # (L, H, N, N)
+    local, glob = head_sets(torch.from_numpy(read["span"]), SignalConfig.head_fraction)
 
     def mean(heads: torch.Tensor) -> np.ndarray:
-        return maps[heads].mean(0)[start:, start:].to(torch.float16).cpu().numpy()
+        """Of the maps of some heads (L, H): the part among response tokens, (n, n)."""
+        return maps[heads.to(maps.device)].mean(0)[start:, start:].to(torch.float16).cpu().numpy()
 
     return {"local": mean(local), "global": mean(glob), "start": np.array(0), "response": np.array(row["problem_id"])}
 
@@ -97,3 +105,21 @@ def load(folder: Path) -> list[dict[str, np.ndarray]]:
         with np.load(path, allow_pickle=False) as arrays:
             result.append({name: arrays[name] for name in arrays.files})
     return result
+
+
+def signals_of(
+    response: dict[str, np.ndarray], config: SignalConfig, span: Float[Tensor, "l H"] | None = None
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """WAAD (tokens) and FAI of one response of `signals/`, float32, over the layers, heads and rows of `config`.
+
+    Args:
+        response: what `read` gave; its window is WINDOW, its horizons are HORIZONS.
+        span: draws the head sets (Eq. 8), of the layers of `config`; None: the response's own.
+    """
+    layers = list(select_layers(len(response["span"]), config.layers, config.num_layers))
+    span = torch.from_numpy(response["span"][layers]) if span is None else span  # (l, H)
+    local, glob = head_sets(span, config.head_fraction)  # (l, H) each
+    rows = {"token": slice(1, None), "predictor": slice(None, -1)}[config.row]
+    horizon = next(name for name, bounds in HORIZONS.items() if bounds == config.horizon)
+    waad = mean_over(torch.from_numpy(response["waad"][layers])[..., rows], local)  # (n,)
+    return waad, mean_over(torch.from_numpy(response[horizon][layers]), glob)

@@ -19,11 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.read_signals import HORIZONS, WINDOW, load
+from analysis.read_signals import HORIZONS, WINDOW, load, signals_of
 from attention_rhythm.credit import CreditConfig, credit_weights
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import write_table
-from attention_rhythm.signals.heads import head_sets, select_layers
 from attention_rhythm.signals.reading import SignalConfig
 from evaluation.settings import Run
 
@@ -71,7 +70,7 @@ def stage(run: Run) -> None:
 
 def token_credit(response: dict[str, np.ndarray]) -> pd.DataFrame:
     """WAAD (tokens), FAI and gamma of each token `t` of one response, as training reads them."""
-    waad, fai = signals = training_signals(response, SIGNALS)
+    waad, fai = signals = signals_of(response, SIGNALS)
     return pd.DataFrame(
         {
             "response": str(response["response"]),
@@ -89,7 +88,7 @@ def sensitivity(response: dict[str, np.ndarray], generator: torch.Generator) -> 
     stays: sum over tokens of the smaller e of the two; default: of the defaults' e; extra: of the choice's; credited:
     tokens with gamma other than 1 under the choice, of `tokens`.
     """
-    read = {config: training_signals(response, config) for config in {signals for _, _, signals, _ in CHOICES}}
+    read = {config: signals_of(response, config) for config in {signals for _, _, signals, _ in CHOICES}}
     extras = [gamma_of(response, read[signals], credit, generator) - 1 for *_, signals, credit in CHOICES]  # (n,) each
     default = extras[0]
     return [
@@ -116,20 +115,6 @@ def described(value: Any) -> Any:
         low, high = value
         return f"{low} to {'the end' if high is None else high}"
     return value
-
-
-def training_signals(
-    response: dict[str, np.ndarray], config: SignalConfig
-) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """WAAD (tokens) and FAI of one response: means over the heads that `config` chooses, float32."""
-    span = torch.from_numpy(response["span"])  # (L, H)
-    layers = list(select_layers(len(span), config.layers, config.num_layers))
-    local, glob = head_sets(span[layers], config.head_fraction)  # (l, H) each
-    rows = {"token": slice(1, None), "predictor": slice(None, -1)}[config.row]
-    horizon = next(name for name, bounds in HORIZONS.items() if bounds == config.horizon)
-    waad = torch.from_numpy(response["waad"][layers][..., rows])[local].float().mean(0)  # (n,)
-    fai = torch.from_numpy(response[horizon][layers])[glob].float().mean(0)  # (n,)
-    return waad, fai
 
 
 def gamma_of(

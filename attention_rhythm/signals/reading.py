@@ -128,10 +128,13 @@ def combine_heads(
     )
 
 
-def mean_over(per_head: Float[Tensor, "B L H N"], heads: Bool[Tensor, "B L H"]) -> Float[Tensor, "B N"]:
-    """Mean over a set of heads (A_loc and A_glob of Eq. 8: the signals are linear in A, so the mean may come last)."""
+def mean_over(per_head: Float[Tensor, "*batch L H N"], heads: Bool[Tensor, "*batch L H"]) -> Float[Tensor, "*batch N"]:
+    """Mean over a set of heads, in the unit of `per_head`: the signals of A_loc and A_glob.
+
+    (Eq. 8 averages the maps; WAAD and FAI are linear in A, so the mean may come last.)
+    """
     weights = heads.to(per_head.dtype) / heads.sum((-2, -1), keepdim=True)
-    return torch.einsum("blhn,blh->bn", per_head, weights)
+    return torch.einsum("...lhn,...lh->...n", per_head, weights)
 
 
 def right_padding(attention_mask: Bool[Tensor, "B N"]) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]:
