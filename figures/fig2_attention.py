@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from figures import registry
 from figures.style import PAGE, PEAKS, SIGNALS, theme, token_label
 
 CURVES = ("waad", "fai", "entropy")
@@ -23,6 +24,17 @@ def window(tokens: pd.DataFrame, maps: dict, limit: int = 64) -> tuple[pd.DataFr
     return shown, {name: np.asarray(maps[name], dtype=np.float32)[:n, :n] for name in ("local", "global")}
 
 
+@registry.figure(
+    "fig2_attention",
+    needs=("tokens", "maps"),
+    section="rhythm",
+    place=1,
+    caption=(
+        "Fig. 2. Above: attention among the first tokens of one response, mean over the local heads (left) "
+        "and the global heads (right). Below: WAAD, FAI and entropy of the same tokens. Triangles are peaks, "
+        "grey lines WAAD peaks."
+    ),
+)
 @theme()
 def draw(tokens: pd.DataFrame, maps: dict, limit: int = 64) -> Figure:
     """Fig. 2 over the first `limit` tokens.

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import paper, textflow
+from figures import paper, registry, textflow
 from figures.style import GREY, GROUPS, PAGE, PAPER, RED, SKY, printable, theme
 from figures.tables import defined, ends
 
@@ -51,6 +51,17 @@ def examples(perturbations: pd.DataFrame, summary: dict) -> dict[str, pd.Series]
     return {group: row for group, row in (("top", top), ("bottom", bottom)) if row is not None}
 
 
+@registry.figure(
+    "fig3_perturbation",
+    needs=("perturbations", "perturbation"),
+    section="perturbation",
+    place=1,
+    caption=(
+        "Fig. 3. Words that a continuation keeps after a forced token, at positions of high and of low FAI. "
+        "Dots are problems, diamonds means with their 95% interval, dashed lines the paper's numbers. Below, "
+        "a typical case of each, chosen by rule."
+    ),
+)
 @theme()
 def draw(perturbations: pd.DataFrame, summary: dict) -> Figure:
     """Fig. 3.

@@ -8,7 +8,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from figures import textflow
+from figures import registry, textflow
 from figures.style import PAGE, PEAKS, SIGNALS, ramp, theme
 
 PANELS = ("waad", "fai", "entropy")
@@ -17,6 +17,16 @@ LEADING = 1.45  # line height, in font sizes
 HEAD, FOOT, MARGIN = 0.30, 0.06, 0.05  # inches, per panel
 
 
+@registry.figure(
+    "fig9_tokens",
+    needs=("tokens", "example"),
+    section="rhythm",
+    place=2,
+    caption=(
+        "Fig. 9. The text of that response, coloured by each signal. Bold and underlined: a peak. Grey: the "
+        "signal is undefined there."
+    ),
+)
 @theme()
 def draw(tokens: pd.DataFrame, response: str | None = None, limit: int = 260) -> Figure:
     """Fig. 9 for the first `limit` tokens of `response` (default: the first response).

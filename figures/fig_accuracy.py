@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from figures import registry
 from figures.accuracy import BENCHMARKS, LABELS, UNTRAINED
 from figures.style import GREY, PAGE, STRATEGIES, theme
 
 
+@registry.figure(
+    "fig_accuracy",
+    needs=("evaluations",),
+    section="accuracy",
+    place=1,
+    caption=(
+        "Accuracy with its 95% interval; n is the number of problems. Where a generator stood in for a "
+        "benchmark, its name stands at the axis."
+    ),
+)
 @theme()
 def draw(evaluations: dict[str, dict]) -> Figure:
     """One row a benchmark, one dot a model; evaluations: strategy -> evaluation.json. Percent, with 95% intervals."""

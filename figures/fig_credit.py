@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from figures import registry
 from figures.accuracy import LABELS
+from figures.inputs import EXPERIMENTS
 from figures.style import GREY, PAGE, PAPER, STRATEGIES, theme
 from figures.table_training import papers_gain
 
@@ -48,3 +50,17 @@ def draw(experiment: dict) -> Figure:
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
     return fig
+
+
+for _place, _name in enumerate(EXPERIMENTS):
+    registry.figure(
+        f"fig_credit_{_name}",
+        needs=(_name,),
+        section="training",
+        place=2 + 4 * _place,
+        caption=(
+            "Final held-out accuracy of each variant less that of plain GRPO, and less that of random credit of "
+            "equal budget. The black bar is the paper's difference, at its scale."
+        ),
+        experiment=_name,
+    )(draw)

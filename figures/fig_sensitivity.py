@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures import paper
+from figures import paper, registry
 from figures.style import PAGE, PAPER, VERDICTS, theme
 
 CONVENTIONS = ("peak", "row", "layers", "head_scope", "horizon", "head_fraction")
@@ -29,6 +29,16 @@ def ordered(keys: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+@registry.figure(
+    "fig_sensitivity",
+    needs=("sensitivity",),
+    section="rhythm",
+    place=5,
+    caption=(
+        "The three lifts of Table 2 under every convention that the paper leaves open. A row is one set of "
+        "answers; the dashed line is the paper's lift."
+    ),
+)
 @theme()
 def draw(frame: pd.DataFrame) -> Figure:
     """Lift over random (percent) with its 95% interval over problems; one row a convention, one panel a statistic.

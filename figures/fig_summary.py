@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from figures import registry
 from figures.style import PAGE, PAPER, VERDICTS, theme
-from figures.table_summary import JACCARD, LIFT, POINTS, SHARE
+from figures.table_summary import JACCARD, LIFT, POINTS, SHARE, build
 
 UNITS = (LIFT, SHARE, JACCARD, POINTS)
 ROW, FRAME = 0.2, 0.5  # inches: a claim; what an axis needs besides
+
+
+@registry.figure(
+    "fig_summary",
+    needs=("couplings", "perturbation", "evaluations", "experiments", "seed"),
+    section="summary",
+    place=1,
+    caption=(
+        "The claims that have a result here. Colour and marker are the verdict, the line our 95% interval, "
+        "the black bar the paper's number, the grey line no effect."
+    ),
+)
+def draw_claims(*results: Any) -> Figure:
+    """The figure from the results that `table_summary.build` takes."""
+    return draw(build(*results))
 
 
 @theme()

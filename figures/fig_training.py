@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attention_rhythm.statistics import t_interval
+from figures import registry
 from figures.accuracy import LABELS
 from figures.style import PAGE, STRATEGIES, theme
 
@@ -75,3 +76,20 @@ def _panel(ax: Axes, own: pd.DataFrame, name: str, factor: float, color: str, wi
         ax.fill_between(summary.index, summary["low"], summary["high"], color=color, alpha=0.12, lw=0)
     if with_ratchet:
         ax.plot(summary.index, ratchet(summary["mean"].to_numpy()), color=color, ls=":", lw=0.9)
+
+
+CAPTION = (
+    "Training curves of the embedded policy, one colour a strategy: means over seeds, bands their 95% "
+    "interval where there are several."
+)
+for _place, (_name, _more) in enumerate(
+    (("training", ""), ("training_extended", " More seeds and steps than the default run."))
+):
+    registry.figure(
+        f"fig_{_name}",
+        needs=(f"{_name}_curves",),
+        section="training",
+        place=1 + 4 * _place,
+        caption=CAPTION + _more,
+        experiment=_name,
+    )(draw)

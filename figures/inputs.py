@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_json, read_jsonl
 
+EXPERIMENTS = ("training", "training_extended", "ablations")  # what optional stages have left
 MAKERS = {  # result file: the stage that writes it
     "model.json": "model",
     "responses.jsonl": "responses",
@@ -25,29 +26,7 @@ MAKERS = {  # result file: the stage that writes it
     "perturbation.jsonl": "perturbation",
     "perturbation.json": "perturbation",
     "evaluation.json": "evaluation",
-    **{
-        f"{stage}{ending}": stage
-        for stage in ("training", "training_extended", "ablations")
-        for ending in (".json", "_curves.parquet")
-    },
-}
-TABLES = (
-    "table1_perturbation",
-    "table2_couplings",
-    "table3_puzzles",
-    "table4_math",
-    "table6_families",
-    "table10_layers",
-    "table20_overlap",
-    "table_sensitivity",
-    "table_credit_sensitivity",
-    "summary",
-    "training",
-    "training_extended",
-    "ablations",
-)
-MAKERS |= {"fig3_example.md": "figures"} | {
-    f"{name}.{suffix}": "figures" for name in TABLES for suffix in ("csv", "md")
+    **{f"{stage}{ending}": stage for stage in EXPERIMENTS for ending in (".json", "_curves.parquet")},
 }
 
 
@@ -55,7 +34,7 @@ class MissingResult(ReproError):
     """A result file that an earlier stage has not written yet."""
 
     def __init__(self, path: Path):
-        stage = MAKERS[path.name]
+        stage = MAKERS.get(path.name, "figures")
         super().__init__(f"{path} is missing: stage '{stage}' writes it (./reproduce.sh PROFILE --stage {stage})")
         self.path, self.stage = path, stage
 
@@ -63,8 +42,16 @@ class MissingResult(ReproError):
 class Results:
     """Result files below `root` (results/PROFILE)."""
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
+    def __init__(self, root: str | Path, seed: int = 0):
+        self.root, self.seed = Path(root), seed
+
+    def get(self, need: str) -> Any:
+        """What a figure or a table names as a need: a property of this class, an experiment, or NAME_curves."""
+        if need in EXPERIMENTS:
+            return self.experiment(need)
+        if need.removesuffix("_curves") in EXPERIMENTS:
+            return self.curves(need.removesuffix("_curves"))
+        return getattr(self, need)
 
     def _path(self, name: str) -> Path:
         path = self.root / name
@@ -105,6 +92,11 @@ class Results:
         with np.load(self._path("maps.npz"), allow_pickle=False) as arrays:
             maps = {name: arrays[name] for name in arrays.files}
         return {**maps, "start": int(maps["start"]), "response": str(maps["response"])}
+
+    @property
+    def example(self) -> str:
+        """The response whose maps were kept."""
+        return self.maps["response"]
 
     @cached_property
     def couplings(self) -> dict:
@@ -149,9 +141,10 @@ class Results:
         """Final accuracies of `training`, `training_extended` or `ablations`, with intervals over seeds."""
         return read_json(self._path(f"{name}.json"))
 
-    def experiments(self, names: Iterable[str]) -> dict[str, dict]:
-        """Those of `names` that have been run."""
-        return {name: self.experiment(name) for name in names if self.has(name)}
+    @property
+    def experiments(self) -> dict[str, dict]:
+        """The experiments that have been run."""
+        return {name: self.experiment(name) for name in EXPERIMENTS if self.has(name)}
 
     def curves(self, name: str) -> pd.DataFrame:
         """One row a run and step of `training` or `training_extended`."""

@@ -19,10 +19,11 @@ from PIL import Image
 
 from attention_rhythm.files import read_json, write_text
 from evaluation.settings import Run
-from figures import pages, table_training, token_view
-from figures.inputs import MissingResult, Results
-from figures.report_text import CAPTIONS, SECTIONS, TOKENS, Section
-from figures.run import EXPERIMENTS, TABLES
+from figures import pages, token_view
+from figures import run as _registers  # noqa: F401, what is made
+from figures.inputs import EXPERIMENTS, MissingResult, Results
+from figures.registry import Entry, of_section
+from figures.report_text import SECTIONS, TOKENS, Section
 
 # Stages that run when asked for, and how that is said.
 TAKE_HOURS = {"training_extended": "training --extended", "ablations": "ablations"}
@@ -35,7 +36,7 @@ def write(run: Run, page: Path, has: Collection[str]) -> None:
 
 def render(run: Run, has: Collection[str]) -> str:
     """The page."""
-    data = Results(run.root)
+    data = Results(run.root, run.seed)
     payload, missing = _tokens(data, run)
     return pages.render(
         "report.html",
@@ -50,7 +51,9 @@ def render(run: Run, has: Collection[str]) -> str:
 
 
 def _section(section: Section, data: Results, run: Run, has: Collection[str]) -> dict:
-    items = [(_figure if name.startswith("fig") else _table)(name, data, run, has) for name in section.names]
+    items = [
+        (_figure if entry.kind == "figure" else _table)(entry, data, run, has) for entry in of_section(section.anchor)
+    ]
     return {
         "anchor": section.anchor,
         "title": section.title,
@@ -59,31 +62,28 @@ def _section(section: Section, data: Results, run: Run, has: Collection[str]) ->
     }
 
 
-def _figure(name: str, data: Results, run: Run, has: Collection[str]) -> dict | None:
+def _figure(entry: Entry, data: Results, run: Run, has: Collection[str]) -> dict | None:
     """None for a figure of an experiment that was not run: the experiment's table says so."""
-    path = data.root / "figures" / f"{name}.png"
+    path = data.root / "figures" / f"{entry.name}.png"
     if not path.is_file():
-        experiment = name.removeprefix("fig_").removeprefix("credit_")
-        unmade = experiment in EXPERIMENTS and not data.has(experiment)
-        return None if unmade else _missing(f"figures/{name}.png", "figures", run, has)
+        unmade = entry.experiment and not data.has(entry.experiment)
+        return None if unmade else _missing(f"figures/{entry.name}.png", "figures", run, has)
     with Image.open(path) as image:
         width, height = image.size
     source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    caption = CAPTIONS[name]
-    return {"kind": "figure", "name": name, "source": source, "width": width, "height": height, "caption": caption}
+    shape = {"source": source, "width": width, "height": height}
+    return {"kind": "figure", "name": entry.name, **shape, "caption": entry.caption}
 
 
-def _table(name: str, data: Results, run: Run, has: Collection[str]) -> dict:
+def _table(entry: Entry, data: Results, run: Run, has: Collection[str]) -> dict:
     try:
-        if name in EXPERIMENTS:
-            table = table_training.make(data.experiment(name), EXPERIMENTS[name])
-        else:
-            table = TABLES[name](data, run.seed)
+        table = entry.of(data)
     except MissingResult as error:
         return _missing(error.path.name, error.stage, run, has)
     rows = table.shown.astype(str).to_numpy().tolist()
     columns = list(table.shown.columns)
-    return {"kind": "table", "name": name, "title": table.title, "note": table.note, "columns": columns, "rows": rows}
+    about = {"title": table.title, "note": table.note}
+    return {"kind": "table", "name": entry.name, **about, "columns": columns, "rows": rows}
 
 
 def _missing(what: str, stage: str, run: Run, has: Collection[str] = ()) -> dict:

@@ -7,86 +7,54 @@ from collections.abc import Callable
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import write_text
 from evaluation.settings import Run
-from figures import (
-    fig2_attention,
+from figures import (  # each registers what it makes
+    fig2_attention,  # noqa: F401
     fig3_perturbation,
-    fig9_tokens,
-    fig_accuracy,
-    fig_credit,
-    fig_sensitivity,
-    fig_summary,
-    fig_training,
+    fig9_tokens,  # noqa: F401
+    fig_accuracy,  # noqa: F401
+    fig_credit,  # noqa: F401
+    fig_sensitivity,  # noqa: F401
+    fig_summary,  # noqa: F401
+    fig_training,  # noqa: F401
     style,
-    table1_perturbation,
-    table2_couplings,
-    table3_puzzles,
-    table4_math,
-    table6_families,
-    table10_layers,
-    table20_overlap,
-    table_credit_sensitivity,
-    table_sensitivity,
-    table_summary,
-    table_training,
+    table1_perturbation,  # noqa: F401
+    table2_couplings,  # noqa: F401
+    table3_puzzles,  # noqa: F401
+    table4_math,  # noqa: F401
+    table6_families,  # noqa: F401
+    table10_layers,  # noqa: F401
+    table20_overlap,  # noqa: F401
+    table_credit_sensitivity,  # noqa: F401
+    table_sensitivity,  # noqa: F401
+    table_summary,  # noqa: F401
+    table_training,  # noqa: F401
     tables,
     token_view,
 )
 from figures.inputs import MissingResult, Results
-
-FIGURES = {
-    "fig2_attention": lambda data: fig2_attention.draw(data.tokens, data.maps),
-    "fig3_perturbation": lambda data: fig3_perturbation.draw(data.perturbations, data.perturbation),
-    "fig9_tokens": lambda data: fig9_tokens.draw(data.tokens, data.maps["response"]),
-    "fig_sensitivity": lambda data: fig_sensitivity.draw(data.sensitivity),
-    "fig_accuracy": lambda data: fig_accuracy.draw(data.evaluations),
-    "fig_summary": lambda data: fig_summary.draw(TABLES["summary"](data, 0).facts),
-}
-TABLES = {
-    "summary": lambda data, seed: table_summary.make(
-        data.couplings, data.perturbation, data.evaluations, data.experiments(EXPERIMENTS), data.model, seed
-    ),
-    "table1_perturbation": lambda data, seed: table1_perturbation.make(data.perturbation, data.model, seed),
-    "table2_couplings": lambda data, seed: table2_couplings.make(data.couplings, data.model, seed),
-    "table3_puzzles": lambda data, seed: table3_puzzles.make(data.evaluations, data.model),
-    "table4_math": lambda data, seed: table4_math.make(data.evaluations, data.model),
-    "table6_families": lambda data, seed: table6_families.make(data.evaluations, data.model),
-    "table10_layers": lambda data, seed: table10_layers.make(data.couplings, data.model, seed),
-    "table20_overlap": lambda data, seed: table20_overlap.make(data.peak_overlap, data.model, seed),
-    "table_credit_sensitivity": lambda data, seed: table_credit_sensitivity.make(
-        data.credit_sensitivity, data.model, seed
-    ),
-    "table_sensitivity": lambda data, seed: table_sensitivity.make(data.sensitivity, data.model, seed),
-}
-# What optional stages have left: experiment -> title of its table.
-EXPERIMENTS = {
-    "training": "Credit strategies on the embedded Countdown policy (Table 3 in our scale).",
-    "training_extended": "Credit strategies on the embedded Countdown policy, extended (Table 3 in our scale).",
-    "ablations": "Ablations on the embedded Countdown policy (Tables 5, 7a, 9, 14, 19 in our scale).",
-}
+from figures.registry import ENTRIES
 
 
 def run(run: Run) -> None:
     """Write figures/*.{png,pdf}, tables/*.{md,csv,tex} and token_heatmap.html below `run.root`."""
-    data = Results(run.root)
+    data = Results(run.root, run.seed)
     missing: dict[str, MissingResult] = {}
 
     def attempt(name: str, make: Callable[[], object]) -> None:
+        """Make it, or remember which result it lacks."""
         try:
             make()
         except MissingResult as error:
             missing[name] = error
 
-    for name, draw in FIGURES.items():
-        attempt(name, lambda: style.save(draw(data), run.path("figures", name)))  # noqa: B023, called at once
-    for name, table in TABLES.items():
-        attempt(name, lambda: tables.write(table(data, run.seed), run.path("tables", name)))  # noqa: B023
+    for entry in ENTRIES.values():
+        if entry.experiment and not data.has(entry.experiment):
+            continue
+        if entry.kind == "figure":
+            attempt(entry.name, lambda e=entry: style.save(e.of(data), run.path("figures", e.name)))
+        else:
+            attempt(entry.name, lambda e=entry: tables.write(e.of(data), run.path("tables", e.name)))
     attempt("fig3_example", lambda: write_text(run.path("tables", "fig3_example.md"), _example(data)))
-    for name, title in EXPERIMENTS.items():
-        if data.has(name):
-            tables.write(table_training.make(data.experiment(name), title), run.path("tables", name))
-            style.save(fig_credit.draw(data.experiment(name)), run.path("figures", f"fig_credit_{name}"))
-            if name != "ablations":
-                style.save(fig_training.draw(data.curves(name)), run.path("figures", f"fig_{name}"))
     page = run.path("token_heatmap.html")
     attempt(page.name, lambda: write_text(page, token_view.page(data.credited_tokens, data.responses, data.model)))
     if missing:

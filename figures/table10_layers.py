@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from figures import table2_couplings
+from figures import registry, table2_couplings
 from figures.tables import Table
 
 LAYERS = ("top", "middle", "bottom")
@@ -18,6 +18,7 @@ def build(couplings: dict, seed: int) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
+@registry.table("table10_layers", needs=("couplings", "model", "seed"), section="rhythm", place=4)
 def make(couplings: dict, model: dict, seed: int) -> Table:
     """Table 10."""
     facts = build(couplings, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from figures import paper
+from figures import paper, registry
 from figures.tables import Table, cited, count, defined, ends, estimate, number, settings
 
 NAN = float("nan")
@@ -81,6 +81,7 @@ def label(row: dict) -> str:
     return f"Jaccard, {GROUPS[row['group']]}" + (f", {CLASSES[row['tokens']]} only" if row["tokens"] in CLASSES else "")
 
 
+@registry.table("table1_perturbation", needs=("perturbation", "model", "seed"), section="perturbation", place=2)
 def make(perturbation: dict, model: dict, seed: int) -> Table:
     """Table 1."""
     facts = build(perturbation, seed)

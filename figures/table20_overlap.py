@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from attention_rhythm.statistics import bootstrap_interval
-from figures import paper
+from figures import paper, registry
 from figures.tables import Table, cited, estimate, number
 
 NAN = float("nan")
@@ -61,6 +61,7 @@ def shown(facts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+@registry.table("table20_overlap", needs=("peak_overlap", "model", "seed"), section="rhythm", place=7)
 def make(peak_overlap: pd.DataFrame, model: dict, seed: int) -> Table:
     """Table 20."""
     facts = build(peak_overlap, seed)

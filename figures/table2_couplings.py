@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from figures import paper
+from figures import paper, registry
 from figures.tables import Table, cited, count, defined, ends, estimate, interval, number, settings
 
 
@@ -71,6 +71,7 @@ def note(couplings: dict, model: dict, seed: int) -> str:
     )
 
 
+@registry.table("table2_couplings", needs=("couplings", "model", "seed"), section="rhythm", place=3)
 def make(couplings: dict, model: dict, seed: int) -> Table:
     """Table 2."""
     facts = build(couplings, seed)

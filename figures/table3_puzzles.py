@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from figures import accuracy, paper
+from figures import accuracy, paper, registry
 from figures.tables import Table
 
 BENCHMARKS = ("countdown", "crossthink_qa")
 
 
+@registry.table("table3_puzzles", needs=("evaluations", "model"), section="accuracy", place=2)
 def make(evaluations: dict[str, dict], model: dict) -> Table:
     """Table 3; evaluations: strategy -> evaluation.json."""
     setting = "Qwen3-4B / 8B-Base, 1K"  # Countdown with the smaller, CrossThink-QA with the larger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from figures import accuracy
+from figures import accuracy, registry
 from figures.tables import Table
 
 BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "olympiadbench")
@@ -13,6 +13,7 @@ SETTINGS = {
 }
 
 
+@registry.table("table4_math", needs=("evaluations", "model"), section="accuracy", place=3)
 def make(evaluations: dict[str, dict], model: dict) -> Table:
     """Table 4; evaluations: strategy -> evaluation.json. AIME is avg@16 in the paper, the rest pass@1."""
     reported = accuracy.reported_rows("table4_math", SETTINGS, BENCHMARKS)

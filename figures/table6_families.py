@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from figures import accuracy
+from figures import accuracy, registry
 from figures.tables import Table
 
 BENCHMARKS = ("amc23", "math500", "olympiadbench", "minerva", "gsm8k")
@@ -15,6 +15,7 @@ FAMILIES = {
 }
 
 
+@registry.table("table6_families", needs=("evaluations", "model"), section="accuracy", place=4)
 def make(evaluations: dict[str, dict], model: dict) -> Table:
     """Table 6; evaluations: strategy -> evaluation.json."""
     reported = accuracy.reported_rows("table6_families", FAMILIES, BENCHMARKS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from attention_rhythm.statistics import Interval, bootstrap_ratio
+from figures import registry
 from figures.tables import Table, cited, estimate, number
 
 UNDEFINED = Interval(*[float("nan")] * 3, confidence=0.95)
@@ -66,6 +67,7 @@ def shown(facts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+@registry.table("table_credit_sensitivity", needs=("credit_sensitivity", "model", "seed"), section="training", place=20)
 def make(sensitivity: pd.DataFrame, model: dict, seed: int) -> Table:
     """The table of `build`."""
     facts = build(sensitivity, seed)

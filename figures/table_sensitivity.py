@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from figures import paper
+from figures import paper, registry
 from figures.fig_sensitivity import CONVENTIONS
 from figures.tables import Table, cited, estimate, number
 
@@ -44,6 +44,7 @@ def shown(facts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@registry.table("table_sensitivity", needs=("sensitivity", "model", "seed"), section="rhythm", place=6)
 def make(sensitivity: pd.DataFrame, model: dict, seed: int) -> Table:
     """The sensitivity table."""
     facts = build(sensitivity, seed)

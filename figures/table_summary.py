@@ -17,6 +17,7 @@ from attention_rhythm.statistics import t_interval
 from figures import (
     accuracy,
     paper,
+    registry,
     table1_perturbation,
     table2_couplings,
     table4_math,
@@ -200,6 +201,12 @@ def _ours(row: dict, digits: int) -> str:
     return number(row["ours"], digits) if math.isnan(row["low"]) else estimate(*value, digits)
 
 
+@registry.table(
+    "summary",
+    needs=("couplings", "perturbation", "evaluations", "experiments", "model", "seed"),
+    section="summary",
+    place=2,
+)
 def make(
     couplings: dict,
     perturbation: dict,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 
-from figures import paper
+from figures import paper, registry
 from figures.accuracy import LABELS
 from figures.paper import MISSING
 from figures.tables import Table, defined, ends, estimate, number
@@ -120,3 +122,14 @@ def make(experiment: dict, title: str) -> Table:
 def _cell(row, name: str) -> str:
     values = [getattr(row, f"{name}{end}") for end in ("", "_low", "_high")]
     return number(values[0]) if pd.isna(values[1]) else estimate(*values)
+
+
+TITLES = {
+    "training": "Credit strategies on the embedded Countdown policy (Table 3 in our scale).",
+    "training_extended": "Credit strategies on the embedded Countdown policy, extended (Table 3 in our scale).",
+    "ablations": "Ablations on the embedded Countdown policy (Tables 5, 7a, 9, 14, 19 in our scale).",
+}
+for _place, (_name, _title) in enumerate(TITLES.items()):
+    registry.table(_name, needs=(_name,), section="training", place=3 + 4 * _place, experiment=_name)(
+        partial(make, title=_title)
+    )
