@@ -64,12 +64,10 @@ class CreditConfig:
     topq: str = "exact"  # exact: ceil(q n) tokens, ties to the earlier | threshold: all at the quantile or beyond it
     tau_waad: float = 0.5  # quantile of WAAD, within the response, at or below which a token is low; 0.5: the median
     tau_delta: float = 0.5  # quantile of Delta, within the response, at or above which a neighbour dominates
-    intro: str = (
-        "argmax"  # argmax: largest Delta of the window, ties to the earlier | nearest: last at tau_delta or above
-    )
-    undefined_fai: str = (
-        "never"  # FAI of tokens without a future: never selected | zero: they compete with a value of 0
-    )
+    # argmax: largest Delta of the window, ties to the earlier | nearest: last at tau_delta or above
+    intro: str = "argmax"
+    # FAI of tokens without a future; never: they are not selected | zero: they compete with a value of 0
+    undefined_fai: str = "never"
 
     def __post_init__(self) -> None:
         for name, options in OPTIONS.items():

@@ -52,8 +52,9 @@ def ours(batch: int) -> tuple[Callable[[Any], dict[str, Any]], str]:
     from attention_rhythm.tasks.prompts import build_prompt_ids
     from attention_rhythm.tasks.puzzles import load_puzzles
     from training.actors.train import TrainActor
-    from training.experiment import correct, load_toml, make_config
+    from training.experiment import load_toml, make_config
     from training.loop import _Run
+    from training.measuring import correct
 
     recipe = load_toml("countdown")
     variant = {

@@ -22,8 +22,6 @@ from pipeline.manifest import ROOT
 from pipeline.stages import STAGES
 
 PROFILES = ROOT / "profiles"
-SETTINGS: dict[str, type] = {"model": ModelSettings, **{k: v for stage in STAGES for k, v in stage.settings.items()}}
-OPTIONAL = {table for stage in STAGES if stage.optional for table in stage.settings}
 TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -41,6 +39,16 @@ def names() -> list[str]:
     return sorted(file.stem for file in PROFILES.glob("*.toml"))
 
 
+def settings_classes() -> dict[str, type]:
+    """The dataclass of each table that a profile may have."""
+    return {"model": ModelSettings, **{table: cls for stage in STAGES for table, cls in stage.settings.items()}}
+
+
+def optional_tables() -> set[str]:
+    """The tables without which a profile lacks a stage."""
+    return {table for stage in STAGES if stage.optional for table in stage.settings}
+
+
 def load_profile(name: str) -> Profile:
     """UsageError if there is none, or it says something that no stage understands; the message names file and key."""
     merged = _merged(name, ())
@@ -49,8 +57,8 @@ def load_profile(name: str) -> Profile:
         raise UsageError(f"profiles/{name}.toml: seed is a whole number, not {seed!r}")
     tables = {
         table: settings_of(cls, merged.get(table, {}), f"profiles/{name}.toml: [{table}]", seed)
-        for table, cls in SETTINGS.items()
-        if table in merged or table not in OPTIONAL
+        for table, cls in settings_classes().items()
+        if table in merged or table not in optional_tables()
     }
     return Profile(name, seed, tables)
 
@@ -68,12 +76,14 @@ def _merged(name: str, below: tuple[str, ...]) -> dict[str, Any]:
         raise UsageError(f"{where}: {error}") from error
     base = _merged(own.pop("extends"), (*below, name)) if "extends" in own else {}
     for table in own.pop("leaves_out", []):
-        if table not in OPTIONAL:
-            raise UsageError(f"{where}: leaves_out names {table!r}, which is no optional table: {sorted(OPTIONAL)}")
+        if table not in optional_tables():
+            there = ", ".join(sorted(optional_tables()))
+            raise UsageError(f"{where}: leaves_out names {table!r}; what can be left out: {there}")
         base.pop(table, None)
     for key, value in own.items():
-        if key != "seed" and (key not in SETTINGS or not isinstance(value, dict)):
-            raise UsageError(f"{where}: {key!r} is no table of settings; there are {', '.join(SETTINGS)}")
+        if key != "seed" and (key not in settings_classes() or not isinstance(value, dict)):
+            there = ", ".join(settings_classes())
+            raise UsageError(f"{where}: {key!r} is no table of settings; there are {there}")
         base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
     return base
 

@@ -1,6 +1,14 @@
-"""For every test: PyTorch on at most two threads, so that times mean the same on every machine."""
+"""For every test: shapes of the library are checked, and PyTorch has two threads at most, so that times compare."""
+
+import os
+from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports the mathematics: every call is checked against its annotations, shapes included.
+MATHEMATICS = ("signals", "credit", "grpo", "statistics")
+install_import_hook([f"attention_rhythm.{name}" for name in MATHEMATICS], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -12,22 +20,56 @@ def _two_threads():
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory):
-    """A folder with a tiny Qwen3 and a tokenizer of one token a character, as `from_pretrained` loads them."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    """A folder with a tiny Qwen3 and a tokenizer of one token a character."""
+    from tests.support.models import save_with_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "tiny-qwen3"
-    characters = [chr(i) for i in range(32, 127)] + ["\n"]
-    vocabulary = {token: i for i, token in enumerate(["<eos>", *characters])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>").save_pretrained(folder)
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=48, num_hidden_layers=6, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    save_with_tokenizer(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """`tiny("qwen2", "mqa")`: the model of that kind, made once."""
+    from tests.support.models import build
+
+    made = {}
+
+    def get(kind, sharing="gqa"):
+        if (kind, sharing) not in made:
+            made[kind, sharing] = build(kind, sharing)
+        return made[kind, sharing]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def batch():
+    from tests.support.models import make_batch
+
+    return make_batch
+
+
+@pytest.fixture(scope="session")
+def letters():
+    from tests.support.models import Letters
+
+    return Letters()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """DATA_DIR; tests that need it are skipped where it is not set."""
+    if not os.environ.get("DATA_DIR"):
+        pytest.skip("benchmark files not here (DATA_DIR)")
+    return Path(os.environ["DATA_DIR"])
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No DATA_DIR, an empty hub cache, no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from attention_rhythm.statistics import (
+    TInterval,
     avg_at_k,
     bootstrap_interval,
     bootstrap_ratio,
@@ -19,6 +20,7 @@ from attention_rhythm.statistics import (
     pass_at_1,
     pass_at_k,
     sign_flip_test,
+    t_interval,
     wilson_interval,
 )
 
@@ -190,3 +192,29 @@ def test_p_values_are_uniform_when_nothing_differs():
     rng = np.random.default_rng(5)
     p = [sign_flip_test(rng.normal(size=20), resamples=400, seed=i) for i in range(300)]
     assert 0.02 <= np.mean(np.array(p) < 0.05) <= 0.09
+
+
+# --- t intervals ------------------------------------------------------------------------------------------------------
+
+
+def test_t_interval_by_hand():
+    result = t_interval([1.0, 2.0, 3.0])
+    half = 4.302652729911275 * 1 / math.sqrt(3)  # t(0.975, 2) x standard deviation / sqrt(n)
+    assert result.mean == 2 and (result.low, result.high) == (pytest.approx(2 - half), pytest.approx(2 + half))
+    assert result.p_value == pytest.approx(0.07418, abs=1e-4)  # t = 2 sqrt(3), 2 degrees of freedom
+
+
+def test_one_value_has_no_interval():
+    result = t_interval([4.0])
+    assert result.mean == 4 and math.isnan(result.low) and math.isnan(result.high) and math.isnan(result.p_value)
+
+
+def test_values_that_do_not_vary_have_an_interval_of_no_width():
+    assert t_interval([2.0, 2.0]) == TInterval(2.0, 2.0, 2.0, 0.0)
+    assert t_interval([0.0, 0.0, 0.0]) == TInterval(0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [[1.0, 2.0]]])
+def test_values_without_a_mean_are_refused(values):
+    with pytest.raises(ValueError, match="t_interval"):
+        t_interval(values)

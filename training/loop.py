@@ -75,9 +75,8 @@ class TrainConfig:
         ValueError: a field that is none of its options or outside its range; the message names the field.
     """
 
-    credit: CreditConfig = field(
-        default_factory=CreditConfig
-    )  # how the advantage of a response is spread over its tokens
+    # how the advantage of a response is spread over its tokens
+    credit: CreditConfig = field(default_factory=CreditConfig)
     signals: SignalConfig = field(default_factory=SignalConfig)  # what WAAD and FAI are read from
     optim: OptimConfig = field(default_factory=OptimConfig)  # how the weights are updated
     steps: int = 500  # batches that are generated and learned from
@@ -87,9 +86,8 @@ class TrainConfig:
     max_new_tokens: int = 1024  # length at which a response is cut off
     clip_low: float = 0.2  # the ratio of Eq. 12 is clipped below 1 - clip_low
     clip_high: float = 0.2  # and above 1 + clip_high
-    aggregation: str = (
-        "token_mean"  # token_mean: mean over all tokens of a mini-batch | sequence_mean: as Eq. 12 prints
-    )
+    # token_mean: mean over all tokens of a mini-batch | sequence_mean: as Eq. 12 prints
+    aggregation: str = "token_mean"
     attn: str = "fused"  # fused | separate | dense: how actor_attn reads the signals
     generation_batch: int = 512  # responses that are generated at once; changes memory and speed, not the result
     forward_batch: int = 64  # sequences in one pass of actor_attn; changes memory and speed, not the result
@@ -180,9 +178,10 @@ def train(
             if log:
                 log.write(record)
 
-        if evaluate is not None and fresh:
-            keep({"step": 0, **run.evaluation(evaluate)})
         with tqdm(total=config.steps, initial=run.done, desc=config.credit.strategy, unit="step") as bar:
+            if evaluate is not None and fresh:
+                bar.set_postfix_str("first evaluation")
+                keep({"step": 0, **run.evaluation(evaluate)})
             while run.done < config.steps:
                 record = run.step()
                 last = run.done == config.steps

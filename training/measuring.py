@@ -29,6 +29,6 @@ def sampled_accuracy(
     sampling = SamplingConfig(max_new_tokens, temperature=1.0 if samples else 0.0, samples=max(samples, 1), seed=1)
     prompts = [build_prompt_ids(problem, tokenizer) for problem in problems]
     at_once = max(1, batch // sampling.samples)
-    completions = generate_in_parts(generator, prompts, sampling, at_once, "generation_batch")
+    completions = generate_in_parts(generator, prompts, sampling, at_once, "generation_batch", title="held-out")
     right = [grade(problems[i // sampling.samples], c.text).correct for i, c in enumerate(completions)]
     return np.array(right).reshape(len(problems), sampling.samples)

@@ -55,17 +55,24 @@ def complete(
 
 
 def generate_in_parts(
-    generator: Generator, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, size: int, setting: str
+    generator: Generator,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingConfig,
+    size: int,
+    setting: str,
+    title: str | None = None,
 ) -> list[Completion]:
     """`generator.generate` with `size` prompts at a time, or with half as many where memory does not suffice.
 
-    setting: the name of what decides `size`. OutOfMemory where the halves do not fit either.
+    setting: the name of what decides `size`. title: of a bar, which is drawn while it lasts; None: no bar.
+    OutOfMemory where the halves do not fit either.
     """
-    return [
-        completion
-        for part in _batches(prompts, size)
-        for completion in in_halves(lambda few: generator.generate(few, sampling), part, setting)
-    ]
+    completions: list[Completion] = []
+    with tqdm(total=len(prompts), desc=title, unit="prompt", leave=False, disable=title is None) as bar:
+        for part in _batches(prompts, size):
+            completions += in_halves(lambda few: generator.generate(few, sampling), part, setting)
+            bar.update(len(part))
+    return completions
 
 
 def _batches(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:

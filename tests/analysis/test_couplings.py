@@ -9,10 +9,10 @@ import pytest
 
 from analysis import couplings, read_signals
 from analysis.couplings import Convention, conventions, counts, couple, find_receivers, peak_overlap, read_all
+from analysis.settings import CouplingsSettings, SignalsSettings
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import write_jsonl, write_npz
 from evaluation.settings import Run
-from pipeline.cli import load_profile
 
 NAN = float("nan")
 T, F = True, False
@@ -150,14 +150,13 @@ def test_every_convention_of_the_sensitivity_table_differs():
 
 @pytest.fixture
 def run(tmp_path):
-    profile = load_profile("smoke")
     for seed in range(3):
         write_npz(tmp_path / "signals" / f"{seed:04d}.npz", **response(seed))
-    return Run(tmp_path, "smoke", {**profile, "couplings": {**profile["couplings"], "bootstrap": 20}}, 0, "none")
+    return Run(tmp_path)
 
 
 def test_the_stage_writes_every_table(run):
-    couplings.stage(run)
+    couplings.stage(run, CouplingsSettings(bootstrap=20), SignalsSettings())
     result = json.loads(run.path("couplings.json").read_text())
     assert result["n_problems"] == 3 and result["n_tokens"] == 90
     assert {(r["name"], r["layers"]) for r in result["statistics"]} == {
@@ -171,9 +170,9 @@ def test_the_stage_writes_every_table(run):
 
 
 def test_the_stage_gives_the_same_numbers_twice(run):
-    couplings.stage(run)
+    couplings.stage(run, CouplingsSettings(bootstrap=20), SignalsSettings())
     first = run.path("couplings.json").read_bytes(), run.path("sensitivity.csv").read_bytes()
-    couplings.stage(run)
+    couplings.stage(run, CouplingsSettings(bootstrap=20), SignalsSettings())
     assert (run.path("couplings.json").read_bytes(), run.path("sensitivity.csv").read_bytes()) == first
 
 

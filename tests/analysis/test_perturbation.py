@@ -1,6 +1,7 @@
 """Forced tokens: which positions, which candidates, what follows, and the summary, by hand and on a tiny model."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ import torch
 
 from analysis import perturbation
 from analysis.perturbation import candidates, choose_positions, content_words, jaccard, perturb, summarise
+from analysis.settings import PerturbationSettings
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_json, read_jsonl, write_jsonl
 from attention_rhythm.generation.base import SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
 from evaluation.settings import Run
-from pipeline.cli import load_profile
 
 NAN = float("nan")
 
@@ -97,7 +98,8 @@ def test_fewer_candidates_than_asked_for_where_the_vocabulary_ends():
 
 # ------------------------------------------------------------------------------- continuation
 
-SETTINGS = {"horizon": [2, 20], "positions": 2, "candidates": 2, "groups": ["top", "bottom", "matched"]}
+SETTINGS = PerturbationSettings(horizon=(2, 20), positions=2, candidates=2)
+STAGE = replace(SETTINGS, problems=3, batch_size=1)
 
 
 @pytest.fixture
@@ -218,13 +220,11 @@ def test_rows_without_content_words_do_not_count():
 def run(tmp_path, model, monkeypatch):
     monkeypatch.setattr(perturbation, "load_model", lambda *_, **__: (model, Letters()))
     write_jsonl(tmp_path / "responses.jsonl", greedy(model, [[5, 9, 2, 7], [3, 4], [8, 8, 1]]))
-    profile = load_profile("smoke")
-    profile["perturbation"] |= SETTINGS | {"problems": 3, "batch_size": 1}
-    return Run(tmp_path, "smoke", profile, 0, "tiny", None, "a" * 16)
+    return Run(tmp_path, mark="a" * 16)
 
 
 def test_a_killed_stage_goes_on_and_ends_with_the_same_numbers(run, monkeypatch):
-    perturbation.stage(run)
+    perturbation.stage(run, STAGE)
     whole = run.path("perturbation.json").read_bytes()
     rows = run.path("perturbation.jsonl").read_bytes()
     for name in ("perturbation.json", "perturbation.jsonl"):
@@ -242,8 +242,8 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_numbers(run, monkeypatch)
 
     monkeypatch.setattr(perturbation, "perturb", dies)
     with pytest.raises(KeyboardInterrupt):
-        perturbation.stage(run)
-    perturbation.stage(run)
+        perturbation.stage(run, STAGE)
+    perturbation.stage(run, STAGE)
     assert len(calls) == 2 + 2  # one was kept
     assert (run.path("perturbation.json").read_bytes(), run.path("perturbation.jsonl").read_bytes()) == (whole, rows)
     assert {r["group"] for r in read_jsonl(run.path("perturbation.jsonl"))} <= {"top", "bottom", "matched"}
@@ -256,4 +256,4 @@ def test_responses_that_are_all_too_short_are_an_error(run):
         [{"problem_id": "p", "kind": "greedy", "prompt_ids": [1, 2], "response_ids": [4]}],
     )
     with pytest.raises(ReproError, match="max_new_tokens"):
-        perturbation.stage(run)
+        perturbation.stage(run, STAGE)

@@ -13,9 +13,9 @@ from analysis.token_credit import (
     SIGNALS,
     gamma_of,
     sensitivity,
+    signals_of,
     stage,
     token_credit,
-    training_signals,
 )
 from attention_rhythm.credit import CreditConfig, credit_weights
 from attention_rhythm.errors import ReproError
@@ -56,12 +56,12 @@ def test_sensitivity_compares_each_choice_with_the_defaults(new_model, row):
     """Token by token for two choices; under the defaults all credit stays, under no choice more than there is."""
     response = read(new_model(), row)
     made = pd.DataFrame(sensitivity(response, torch.Generator().manual_seed(0))).set_index(["name", "value"])
-    default = (gamma_of(response, training_signals(response, SIGNALS), CreditConfig()) - 1).tolist()
+    default = (gamma_of(response, signals_of(response, SIGNALS), CreditConfig()) - 1).tolist()
     for key, signals, credit in (
         (("alpha", 0.25), SIGNALS, CreditConfig(alpha=0.25)),
         (("horizon", "0 to the end"), replace(SIGNALS, horizon=(0, None)), CreditConfig()),
     ):
-        extra = (gamma_of(response, training_signals(response, signals), credit) - 1).tolist()
+        extra = (gamma_of(response, signals_of(response, signals), credit) - 1).tolist()
         assert made.loc[key, "stays"] == pytest.approx(sum(map(min, extra, default)))
         assert made.loc[key, "extra"] == pytest.approx(sum(extra))
         assert made.loc[key, "credited"] == sum(e != 0 for e in extra)
@@ -78,7 +78,7 @@ def test_every_choice_of_the_configs_is_tried():
 
 
 def test_the_stage_keeps_the_order_of_the_responses(new_model, row, tmp_path):
-    run = Run(tmp_path, "toy", {}, 0, "toy")
+    run = Run(tmp_path)
     with pytest.raises(ReproError, match="no response"):
         stage(run)
     for number, name in enumerate(("p1", "p0")):

@@ -12,10 +12,10 @@ from attention_rhythm.files import read_jsonl, write_jsonl
 from attention_rhythm.generation import engines
 from attention_rhythm.generation.base import Completion
 from attention_rhythm.generation.engines import Engine, make_engine
-from attention_rhythm.tasks.problems import DataError, Problem
+from attention_rhythm.tasks.problems import DataError, NoSource, Problem
 from evaluation import compare, run
-from evaluation.run import EvaluationConfig, evaluate, load_tasks, summarise, table
-from evaluation.settings import Run
+from evaluation.run import evaluate, load_tasks, sampling_of, summarise, table
+from evaluation.settings import EvaluationConfig, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,8 +77,8 @@ def test_several_samples_give_the_mean_and_the_best_of_k(tmp_path):
 
 def test_some_tasks_may_have_other_numbers_of_samples():
     config = EvaluationConfig(("aime24", "math500"), samples_of={"aime24": 16})
-    assert (config.sampling("aime24").samples, config.sampling("aime24").temperature) == (16, 0.7)
-    assert (config.sampling("math500").samples, config.sampling("math500").temperature) == (1, 0)
+    assert (sampling_of(config, "aime24").samples, sampling_of(config, "aime24").temperature) == (16, 0.7)
+    assert (sampling_of(config, "math500").samples, sampling_of(config, "math500").temperature) == (1, 0)
 
 
 def test_a_killed_evaluation_goes_on_where_it_was(tmp_path):
@@ -100,7 +100,10 @@ def test_a_prompt_that_leaves_no_room_is_named(tmp_path):
     ("options", "message"),
     [
         ({"tasks": ("sudoku",)}, "unknown task 'sudoku'"),
+        ({"generated": ("sudoku",)}, "unknown task 'sudoku'"),
         ({"tasks": ()}, "no tasks"),
+        ({"tasks": ("gsm8k",), "generated": ("gsm8k",)}, "gsm8k is there twice"),
+        ({"tasks": ("gsm8k",), "engine": "tgi"}, "unknown engine 'tgi'"),
         ({"tasks": ("gsm8k",), "samples": 0}, "samples must be at least 1"),
         ({"tasks": ("gsm8k",), "samples_of": {"aime": 2}}, "unknown task 'aime'"),
         ({"tasks": ("gsm8k",), "limit": -1}, "limit"),
@@ -108,44 +111,41 @@ def test_a_prompt_that_leaves_no_room_is_named(tmp_path):
 )
 def test_settings_that_make_no_sense_are_wrong_usage(options, message):
     with pytest.raises(UsageError, match=message):
-        EvaluationConfig(**options)
+        load_tasks(EvaluationConfig(**options), None)
 
 
-def test_a_benchmark_that_cannot_be_had_is_left_out_or_is_an_error(tmp_path, monkeypatch):
+def test_a_benchmark_that_cannot_be_had_is_an_error_and_nothing_stands_in_unasked(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("DATA_DIR", raising=False)
     monkeypatch.setattr(
         "attention_rhythm.tasks.problems._download", lambda file: (_ for _ in ()).throw(OSError("offline"))
     )
-    config = EvaluationConfig(("zebra", "aime24"), limit=2)
-    found, missing = load_tasks(config, None, skip_missing=True)
-    assert len(found["zebra"]) == 2 and "offline" in missing["aime24"]
-    with pytest.raises(DataError, match="aime24"):
-        load_tasks(config, None, skip_missing=False)
-    with pytest.raises(ReproError, match="aime24"):
-        load_tasks(EvaluationConfig(("aime24",)), None, skip_missing=True)
+    for name in ("aime24", "zebra"):  # the second has a generator
+        with pytest.raises(NoSource, match=f"{name}.*offline"):
+            load_tasks(EvaluationConfig((name,), limit=2), None)
+    (problems,) = load_tasks(EvaluationConfig(generated=("zebra",), limit=2), None).values()
+    assert [problem.metadata["source"] for problem in problems] == ["generated"] * 2
+    with pytest.raises(NoSource, match=r"aime24.*has no generator"):
+        load_tasks(EvaluationConfig(generated=("aime24",)), None)
 
 
 def test_a_broken_data_file_is_never_skipped(tmp_path):
     (tmp_path / "aime24.jsonl").write_text('{"id": "a", "question": "q", "answer": "1"}\nnot json\n')
-    with pytest.raises(DataError, match=r"aime24.jsonl:2"):
-        load_tasks(EvaluationConfig(("aime24", "zebra")), tmp_path, skip_missing=True)
+    with pytest.raises(DataError, NoSource, match=r"aime24.jsonl:2"):
+        load_tasks(EvaluationConfig(("aime24",), ("zebra",)), tmp_path)
 
 
-def test_the_table_says_what_stood_in_and_what_is_missing(tmp_path):
+def test_the_table_says_what_stood_in(tmp_path):
     stand_in = [Problem("p", "What?", "7", "gsm_symbolic", metadata={"source": "generated"})]
     rows = evaluate(scripted(), {"gsm8k": stand_in}, EvaluationConfig(("gsm8k",)), tmp_path / "partial")
-    text = table(summarise(rows, 0), {"amc23": "no file"})
-    assert "gsm8k (gsm_symbolic)" in text and "100.0 [20.7, 100.0]" in text and "amc23: not evaluated (no file)" in text
+    text = table(summarise(rows, 0))
+    assert "gsm8k (gsm_symbolic)" in text and "100.0 [20.7, 100.0]" in text
 
 
 def test_the_stage_writes_completions_and_accuracies(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "make_engine", lambda *_, **__: scripted())
-    settings = {"tasks": ["zebra"], "limit": 3, "samples_of": {}, "max_new_tokens": 8, "temperature": 0.7,
-                "batch_size": 2, "engine": "hf"}  # fmt: skip
-    config = {"evaluation": settings, "model": {"dtype": "float32", "device": "cpu"}}
-    this = Run(tmp_path, "toy", config, 0, "model", None, "f" * 64)
-    run.stage(this)
+    settings = EvaluationConfig(generated=("zebra",), limit=3, max_new_tokens=8, batch_size=2, engine="hf")
+    run.stage(Run(tmp_path, mark="f" * 64), settings)
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert [t["task"] for t in result["tasks"]] == ["zebra"] and result["engine"] == "hf"
     assert len(read_jsonl(tmp_path / "evaluation.jsonl")) == 3

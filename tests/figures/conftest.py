@@ -267,7 +267,7 @@ def write_results(root: Path) -> Path:
     write_json(root / "perturbation.json", perturbation_summary())
     write_json(root / "evaluation.json", evaluation())
     write_json(root / "training.json", experiment_results())
-    write_table(root / "training.csv", training_rows())
+    write_table(root / "training_curves.parquet", training_rows())
     return root
 
 
@@ -280,7 +280,7 @@ def results_root(tmp_path_factory) -> Path:
 @pytest.fixture
 def make_run():
     """A Run over a results folder."""
-    return lambda root: Run(root=root, profile="synthetic", config={}, seed=0, model="synthetic")
+    return lambda root: Run(root, "synthetic")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -19,17 +18,17 @@ from attention_rhythm.files import write_json, write_table
 from evaluation.settings import Run
 from figures import report
 from figures import run as figures_stage
-from pipeline import cli as reproduce
+from figures.registry import ENTRIES
+from pipeline import cli, running
+from tests.support import browser
 
-SPEC = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
-browser = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(browser)
 with_chromium = pytest.mark.skipif(
     not (browser.BROWSER and browser.DRIVER), reason="chromium and chromedriver are not installed"
 )
 
 RIGHT, TAB, ENTER = "\ue014", "\ue004", "\ue007"  # keys, as WebDriver names them
-RUN = Run(Path("nowhere"), "smoke", {"training": {}}, 0, "synthetic")
+RUN = Run(Path("nowhere"), "smoke")
+HAS = {"training"}
 EVIL = '</script><script>alert("x")</script>"><img src=x onerror=alert(1)>'
 MANIFEST = {
     "figures": {
@@ -52,8 +51,8 @@ def finished(results_root, tmp_path_factory):
     return root
 
 
-def page_of(root: Path, **changes) -> str:
-    return report.render(replace(RUN, root=root, **changes))
+def page_of(root: Path, has=HAS) -> str:
+    return report.render(replace(RUN, root=root), has)
 
 
 @pytest.fixture
@@ -93,9 +92,8 @@ def test_everything_is_there_once_and_named(finished):
     outline = Outline(page_of(finished))
     ids = [attributes["id"] for _, attributes in outline.found if "id" in attributes]
     assert len(ids) == len(set(ids))
-    names = {name for section in report.SECTIONS for name in section.names}
-    absent = {name for name in names if "extended" in name or "ablations" in name}
-    shown = {f"{'figure' if name.startswith('fig') else 'table'}-{name}" for name in names - absent}
+    absent = {name for name in ENTRIES if "extended" in name or "ablations" in name}
+    shown = {f"{'figure' if name.startswith('fig') else 'table'}-{name}" for name in ENTRIES.keys() - absent}
     assert {name for name in ids if re.match("figure-|table-", name)} == shown
     assert {"token-view", "making"} <= set(ids)
     assert {link["href"].removeprefix("#") for link in outline.of("a")} <= set(ids)
@@ -107,14 +105,12 @@ def test_everything_is_there_once_and_named(finished):
     assert all(select["id"] in labelled for select in outline.of("select"))
 
 
-def test_every_figure_has_a_caption():
-    names = {name for section in report.SECTIONS for name in section.names if name.startswith("fig")}
-    assert names == set(report.CAPTIONS)
-    made = {*figures_stage.FIGURES, *(f"fig_{name}" for name in figures_stage.EXPERIMENTS if name != "ablations")}
-    made |= {f"fig_credit_{name}" for name in figures_stage.EXPERIMENTS}
-    assert names == made, "a figure that the stage makes and the report does not show, or the other way round"
-    tables = {name for section in report.SECTIONS for name in section.names if not name.startswith("fig")}
-    assert tables == {*figures_stage.TABLES, *figures_stage.EXPERIMENTS}
+def test_every_figure_has_a_caption_and_everything_a_section_and_a_place():
+    sections = {section.anchor for section in report.SECTIONS}
+    assert all(bool(entry.caption) == (entry.kind == "figure") for entry in ENTRIES.values())
+    assert {entry.section for entry in ENTRIES.values()} == sections - {report.TOKENS}
+    places = [(entry.section, entry.place) for entry in ENTRIES.values()]
+    assert len(set(places)) == len(places)
 
 
 def test_nothing_is_loaded_from_outside(finished):
@@ -199,16 +195,16 @@ def test_experiments_that_take_hours_name_their_command(finished):
 
 
 def test_the_command_writes_the_page(finished, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "RESULTS", finished.parent)
+    monkeypatch.setattr(running, "RESULTS", finished.parent)
     shutil.copytree(finished, finished.parent / "smoke")
-    assert reproduce.main(["report", "smoke", "--dry-run"]) == 0
+    assert cli.main(["report", "smoke", "--dry-run"]) == 0
     assert "would write" in capsys.readouterr().out and not (finished.parent / "smoke" / "report.html").exists()
-    assert reproduce.main(["report", "smoke"]) == 0
+    assert cli.main(["report", "smoke"]) == 0
     assert (finished.parent / "smoke" / "report.html").read_text().startswith("<!doctype html>")
     assert "opens in any browser" in capsys.readouterr().out
-    assert reproduce.main(["report", "cpu"]) == 1
+    assert cli.main(["report", "cpu"]) == 1
     assert "./reproduce.sh cpu makes them" in capsys.readouterr().err
-    assert reproduce.main(["report", "nothing"]) == 2
+    assert cli.main(["report", "nothing"]) == 2
 
 
 # ------------------------------------------------------------------------------------- in a browser
@@ -217,7 +213,7 @@ def test_the_command_writes_the_page(finished, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def page(finished):
     path = finished / "report.html"
-    report.write(replace(RUN, root=finished), path)
+    report.write(replace(RUN, root=finished), path, HAS)
     return path
 
 

@@ -2,104 +2,34 @@
 
 import errno
 import os
+import re
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from attention_rhythm.files import append_jsonl, read_json, resume_jsonl, write_json, write_text
-from pipeline import cli as reproduce
-from pipeline.cli import ROOT
-from pipeline.manifest import source_sha256
+from attention_rhythm.files import read_json, write_text
+from attention_rhythm.tasks.base import NoSource
+from pipeline import profiles, running
+from pipeline.cli import main
+from pipeline.manifest import ROOT, code_of
 from pipeline.stages import STAGES, Stage
-
-PROFILE = """
-seed = 0
-[model]
-id = "smollm2-135m-instruct"
-dtype = "float32"
-device = "cpu"
-[one]
-task = "gsm8k"
-n = 3
-[two]
-[three]
-"""
-
-
-class Toy:
-    """Three toy stages in a repository of their own; `ran` lists those that ran, `fail` is raised by the second."""
-
-    def __init__(self, folder: Path):
-        self.root = folder / "results" / "toy"
-        self.profile = folder / "profiles" / "toy.toml"
-        self.ran: list[str] = []
-        self.fail: BaseException | None = None
-        write_text(self.profile, PROFILE)
-
-    def model(self, run):
-        self.ran.append("model")
-        write_json(run.path("model.json"), {"sha256": f"hash of {run.model}"})
-
-    def one(self, run):
-        self.ran.append("one")
-        done = resume_jsonl(run.partial("one.json"))
-        self.resumed = len(done)
-        for i in range(len(done), run.section("one")["n"]):
-            if i == 2 and self.fail:
-                raise self.fail
-            append_jsonl(run.partial("one.json"), i)
-        write_json(run.path("one.json"), resume_jsonl(run.partial("one.json")))
-
-    def two(self, run):
-        self.ran.append("two")
-        write_json(run.path("two", "a.json"), sum(read_json(run.path("one.json"))) * 0)
-
-    def extra(self, run):
-        self.ran.append("extra")
-        write_json(run.path("extra.json"), run.section("extra"))
-
-    def three(self, run):
-        self.ran.append("three")
-        if self.fail:
-            raise self.fail
-        write_json(run.path("three.json"), read_json(run.path("two", "a.json")))
-        write_text(run.path("tables", "table.md"), "| a |")
+from tests.support.toy import PROFILE, run, set_up
 
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    toy = Toy(tmp_path)
-    monkeypatch.setattr(reproduce, "PROFILES", tmp_path / "profiles")
-    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
-    monkeypatch.setitem(sys.modules, "toy_stages", toy)
-    monkeypatch.delenv("DATA_DIR", raising=False)
-    monkeypatch.delenv("REPRO_DEBUG", raising=False)
-    monkeypatch.setattr(
-        reproduce,
-        "STAGES",
-        (
-            Stage("model", "a model", "toy_stages:model", (), ("model.json",), (), {"toy": 0.1}),
-            Stage("one", "first", "toy_stages:one", ("model.json",), ("one.json",), ("one",), {"toy": 0.2}, data=True),
-            Stage("two", "second", "toy_stages:two", ("one.json",), ("two/",), ("two",), {"toy": 0.3}),
-            Stage("extra", "optional", "toy_stages:extra", ("model.json",), ("extra.json",), ("extra",), {},
-                  optional=True, only_if_asked=True),
-            Stage("three", "third", "toy_stages:three", ("two/",), ("three.json", "tables/"), ("three",), {},
-                  also_reads=("extra.json",)),
-        ),
-    )  # fmt: skip
-    return toy
+    return set_up(tmp_path, monkeypatch)
 
 
-def run(toy, *arguments):
-    """Exit status, and the stages that ran."""
-    toy.ran.clear()
-    try:
-        status = reproduce.main(["toy", *arguments])
-    except SystemExit as stop:
-        status = stop.code
-    return status, toy.ran.copy()
+def change(toy, *pairs):
+    """Other text in the profile."""
+    text = PROFILE
+    for before, after in pairs:
+        assert before in text
+        text = text.replace(before, after)
+    write_text(toy.profile, text)
 
 
 # ------------------------------------------------------------------------- what runs, what is skipped
@@ -114,17 +44,27 @@ def test_everything_runs_once(toy, capsys):
 
 def test_a_changed_setting_runs_what_depends_on_it(toy):
     run(toy)
-    write_text(toy.profile, PROFILE.replace("[two]", "[two]\nx = 1"))
+    change(toy, ("[data]", "[two]\nx = 1\n[data]"))
     assert run(toy) == (0, ["two"])  # it writes the same as before, so the third is up to date after all
-    write_text(toy.profile, PROFILE.replace("seed = 0", "seed = 1"))
+    change(toy, ("seed = 0", "seed = 1"))
     assert run(toy) == (0, ["model", "one", "two", "three"])
 
 
-def test_another_model_runs_all(toy, tmp_path):
+def test_a_setting_that_changes_no_number_changes_nothing(toy):
     run(toy)
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "config.json").write_text("{}")
-    assert run(toy, "--model", str(tmp_path / "m")) == (0, ["model", "one", "two", "three"])
+    change(toy, ("n = 3", "n = 3\nworkers = 2"))
+    assert run(toy) == (0, [])
+
+
+def test_another_model_has_a_folder_of_its_own(toy, tmp_path):
+    run(toy)
+    before = {path: path.read_bytes() for path in toy.root.rglob("*") if path.is_file()}
+    (tmp_path / "my model").mkdir()
+    (tmp_path / "my model" / "config.json").write_text("{}")
+    assert run(toy, "--model", str(tmp_path / "my model")) == (0, ["model", "one", "two", "three"])
+    assert (tmp_path / "results" / "toy-my-model" / "three.json").exists()
+    assert {path: path.read_bytes() for path in toy.root.rglob("*") if path.is_file()} == before
+    assert run(toy) == (0, [])
 
 
 def test_other_data_runs_what_reads_it(toy, tmp_path, monkeypatch):
@@ -137,6 +77,8 @@ def test_other_data_runs_what_reads_it(toy, tmp_path, monkeypatch):
     assert run(toy) == (0, ["one"])
     write_text(tmp_path / "data" / "gsm8k_test.jsonl", "{} ")
     assert run(toy) == (0, ["one"])
+    monkeypatch.delenv("DATA_DIR")
+    assert run(toy) == (0, [])  # what was recorded stands where the data are not
 
 
 def test_a_damaged_or_deleted_file_is_made_again(toy):
@@ -167,6 +109,16 @@ def test_an_intermediate_that_is_gone_is_not_missed_by_a_later_stage(toy):
     assert run(toy) == (0, [])
 
 
+def test_what_git_does_not_keep_is_made_again_where_it_is_asked_for_or_read(toy):
+    run(toy)
+    (toy.root / "one.json").unlink()
+    (toy.root / "page.html").unlink()
+    assert run(toy) == (0, [])
+    assert run(toy, "--stage", "three") == (0, ["three"])
+    change(toy, ("[data]", "[two]\nx = 1\n[data]"))
+    assert run(toy) == (0, ["one", "two"])
+
+
 def test_a_dry_run_says_why_and_changes_nothing(toy, capsys):
     assert run(toy, "--dry-run") == (0, [])
     assert not toy.root.exists()
@@ -175,25 +127,51 @@ def test_a_dry_run_says_why_and_changes_nothing(toy, capsys):
     assert "reads  one.json\n  writes two/" in out
     assert "about 0.2 min" in out
     run(toy)
-    write_text(toy.profile, PROFILE.replace("[two]", "[two]\nx = 1"))
+    change(toy, ("[data]", "[two]\nx = 1\n[data]"))
     capsys.readouterr()
     run(toy, "--dry-run")
     out = capsys.readouterr().out
     assert out.count("would be skipped: up to date") == 2
-    assert "would run: settings, inputs or code changed" in out
+    assert "would run: setting [two] x: 0 when it was made, now 1" in out
     assert "would run: reads what two makes anew" in out
 
 
 def test_the_manifest_says_what_made_each_file(toy):
     run(toy)
     entry = read_json(toy.root / "manifest.json")["two"]
-    assert entry["seed"] == 0
-    assert entry["model"] == "hash of smollm2-135m-instruct"
-    assert entry["inputs"].keys() == {"one.json"}
+    assert entry["made_of"]["settings"] == {
+        "seed": 0, "[model] dtype": "float32", "[model] device": "cpu", "[two] x": 0, "[two] shares": []
+    }  # fmt: skip
+    assert entry["model"] == {"id": "smollm2-135m-instruct", "sha256": "hash of smollm2-135m-instruct"}
+    assert entry["made_of"]["inputs"].keys() == {"one.json"}
     assert entry["outputs"].keys() == {"two/"}
-    assert entry["config"] == {"model": {"dtype": "float32", "device": "cpu"}, "two": {}}
+    assert entry["settings"] == {"two": {"x": 0, "shares": []}}
     assert entry["started"].endswith("+00:00")
-    assert entry.keys() >= {"fingerprint", "packages", "python", "git", "hardware", "wall_seconds"}
+    assert entry.keys() >= {"packages", "python", "git", "hardware", "wall_seconds"}
+
+
+def test_what_changed_is_named(toy, tmp_path, monkeypatch, capsys):
+    (tmp_path / "data").mkdir()
+    write_text(tmp_path / "data" / "gsm8k_test.jsonl", "{}")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    run(toy)
+
+    def reason():
+        capsys.readouterr()
+        run(toy, "--dry-run")
+        return re.search("would run: (.*)", capsys.readouterr().out).group(1)
+
+    write_text(tmp_path / "data" / "gsm8k_test.jsonl", "{} ")
+    assert reason() == "data file gsm8k_test.jsonl changed"
+    write_text(tmp_path / "data" / "gsm8k_test.jsonl", "{}")
+    change(toy, ("seed = 0", "seed = 4"))
+    assert reason() == "setting seed: 0 when it was made, now 4"
+    write_text(toy.profile, PROFILE)
+    write_text(toy.root / "two" / "a.json", "1")
+    assert reason() == "two/ changed on disk"
+    run(toy)
+    monkeypatch.setattr(running, "code_of", lambda module: {"toy.py": "another"})
+    assert reason() == "code toy.py new"
 
 
 # ------------------------------------------------------------------------- failures
@@ -214,7 +192,7 @@ def test_other_settings_do_not_pick_up_a_killed_stage(toy):
     toy.fail = KeyboardInterrupt()
     run(toy)
     toy.fail = None
-    write_text(toy.profile, PROFILE.replace("n = 3", "n = 1"))
+    change(toy, ("n = 3", "n = 1"))
     assert run(toy)[0] == 0
     assert toy.resumed == 0
     assert not list(toy.root.glob(".*.partial"))
@@ -232,7 +210,7 @@ def test_a_failure_is_one_line_and_leaves_earlier_results(toy, capsys, failure, 
     run(toy)
     before = {path: path.read_bytes() for path in toy.root.rglob("*.json")}
     toy.fail = failure
-    write_text(toy.profile, PROFILE.replace("[three]", "[three]\nx = 1"))
+    change(toy, ("[data]", "[three]\nx = 1\n[data]"))
     capsys.readouterr()
     assert run(toy) == (1, ["three"])
     err = capsys.readouterr().err
@@ -244,7 +222,7 @@ def test_a_failure_is_one_line_and_leaves_earlier_results(toy, capsys, failure, 
 def test_the_traceback_is_there_for_those_who_ask(toy, monkeypatch):
     toy.fail = ValueError("x")
     monkeypatch.setenv("REPRO_DEBUG", "1")
-    with pytest.raises(reproduce.StageFailure) as caught:
+    with pytest.raises(running.StageFailure) as caught:
         run(toy)
     assert caught.value.__cause__ is toy.fail
 
@@ -256,7 +234,9 @@ def test_a_stage_that_forgets_a_file_fails(toy, capsys):
 
 
 def test_a_module_that_is_missing_is_named(toy, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "STAGES", (Stage("model", "", "evaluation.nothing:run", (), (), (), {}),))
+    for module in (profiles, running):
+        monkeypatch.setattr(module, "STAGES", (Stage("model", "", "evaluation.nothing:run", (), (), {}),))
+    write_text(toy.profile, "seed = 0")
     assert run(toy)[0] == 1
     assert "No module named 'evaluation.nothing'" in capsys.readouterr().err
 
@@ -279,10 +259,18 @@ def test_wrong_usage_is_status_2_and_starts_nothing(toy, capsys, arguments, mess
     ("text", "message"),
     [
         ("seed = ", "toy.toml: Invalid value"),
-        (PROFILE.replace("seed = 0", ""), "seed is missing"),
-        (PROFILE.replace("[two]", "[deux]"), r"no table [two]"),
-        (PROFILE.replace('dtype = "float32"', ""), "[model] lacks dtype"),
-        (PROFILE.replace('task = "gsm8k"', ""), "[one] lacks task"),
+        (PROFILE.replace("seed = 0", 'seed = "0"'), "seed is a whole number, not '0'"),
+        (PROFILE.replace("[one]", "[ones]"), "toy.toml: 'ones' is no table of settings; there are model, one, data"),
+        (PROFILE.replace("n = 3", "m = 3"), "toy.toml: [one] has no setting 'm'; there are n, workers"),
+        (PROFILE.replace("n = 3", 'n = "3"'), "[one] n is a whole number, not '3'"),
+        (PROFILE.replace("n = 3", "n = true"), "[one] n is a whole number, not True"),
+        (PROFILE + "[two]\nshares = 0.5", "[two] shares is a list, not 0.5"),
+        (PROFILE + "[two]\nshares = [0.5, 'x']", "[two] shares is a number, not 'x'"),
+        (PROFILE + "[extra]", "[extra] lacks n"),
+        (PROFILE.replace('"benchmark"', '"hearsay"'), "[data] source must be generated or benchmark, not 'hearsay'"),
+        ('extends = "nothing"', "unknown profile 'nothing'"),
+        ('extends = "toy"', "extends itself: toy extends toy"),
+        ('leaves_out = ["two"]', "leaves_out names 'two'; what can be left out: extra"),
     ],
 )
 def test_a_malformed_profile_is_status_2(toy, capsys, text, message):
@@ -291,8 +279,35 @@ def test_a_malformed_profile_is_status_2(toy, capsys, text, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_profile_says_what_differs_from_the_one_it_extends(toy):
+    write_text(toy.profile, PROFILE + "[extra]\nn = 1\n[two]\nx = 1\nshares = [1, 0.5]")
+    write_text(toy.profile.with_name("more.toml"), 'extends = "toy"\nleaves_out = ["extra"]\nseed = 2\n[two]\nx = 2\n')
+    whole, more = profiles.load_profile("toy"), profiles.load_profile("more")
+    assert (whole.seed, more.seed) == (0, 2)
+    assert "extra" in whole.tables and "extra" not in more.tables
+    assert (more.tables["two"].x, more.tables["two"].shares) == (2, (1.0, 0.5))
+    assert more.tables["one"] == whole.tables["one"] and more.tables["one"].n == 3
+
+
+def test_a_benchmark_that_is_not_there_is_refused_before_any_stage(toy, monkeypatch, capsys):
+    def refuse(stages, job):
+        assert [stage.name for stage in stages] == ["model", "one", "two", "three"]
+        raise NoSource("no source for gsm8k")
+
+    monkeypatch.setattr(running, "check_data", refuse)
+    assert run(toy) == (1, [])
+    assert capsys.readouterr().err == "error: no source for gsm8k\n"
+
+
+def test_the_benchmarks_of_the_stages_are_looked_for(offline):
+    job = running.make_job("qwen2.5-coder-0.5b")
+    with pytest.raises(NoSource, match="gsm8k"):
+        running.check_data([stage for stage in STAGES if stage.name == "responses"], job)
+    running.check_data([stage for stage in STAGES if stage.name == "evaluation"], running.make_job("cpu"))
+
+
 def test_an_unknown_profile_or_data_folder_is_status_2(toy, capsys, monkeypatch):
-    assert reproduce.main(["nothing"]) == 2
+    assert main(["nothing"]) == 2
     assert "unknown profile 'nothing': one of toy" in capsys.readouterr().err
     monkeypatch.setenv("DATA_DIR", "/no/such/folder")
     assert run(toy) == (2, [])
@@ -330,36 +345,35 @@ def test_the_stages_fit_together():
         known |= set(stage.writes)
 
 
-@pytest.mark.parametrize("profile", sorted(file.stem for file in reproduce.PROFILES.glob("*.toml")))
-def test_every_profile_is_whole_and_has_the_same_keys(profile):
-    config = reproduce.load_profile(profile)
-    reference = reproduce.load_profile("cpu")
-    optional = {table for stage in STAGES if stage.optional for table in stage.sections}
-    assert set(reference) - optional <= set(config) <= set(reference) | optional
-    for table in set(config) & set(reference) - {"seed"}:
-        assert set(config[table]) == set(reference[table]), table
+@pytest.mark.parametrize("profile", profiles.names())
+def test_every_profile_is_whole(profile):
+    tables = profiles.load_profile(profile).tables
+    assert profiles.settings_classes().keys() - profiles.optional_tables() <= tables.keys()
 
 
 def test_help_and_dry_run_need_the_standard_library_only():
     for arguments in (["--help"], ["smoke", "--dry-run"]):
         done = subprocess.run(
-            [sys.executable, "-S", "-m", "reproduce", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+            [sys.executable, "-S", "-m", "pipeline", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         )  # -S: without the installed packages
         assert done.returncode == 0, done.stderr
-        for stage in STAGES if arguments == ["--help"] else reproduce.stages_of(reproduce.make_run("smoke"), None):
+        for stage in STAGES if arguments == ["--help"] else running.stages_of(running.make_job("smoke"), None):
             assert stage.name in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--dry-run"], ["nothing"], ["--model", "./nothing"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--dry-run"], ["nothing"], ["--model", "./nothing"], ["test", "--help"]]
+)
 def test_the_script_answers_before_it_sets_anything_up(tmp_path, arguments):
-    for name in ("reproduce.sh", "pipeline/cli.py", "pipeline/stages.py", "requirements.txt", "requirements-model.txt"):
+    for name in ("reproduce.sh", "requirements.txt", "requirements-model.txt"):
         write_text(tmp_path / name, (ROOT / name).read_text())
-    for folder in ("evaluation", "profiles"):
+    for folder in ("attention_rhythm", "evaluation", "analysis", "training", "profiles"):
         (tmp_path / folder).symlink_to(ROOT / folder)
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline")  # its folder is the repository's
     done = subprocess.run(
         ["bash", str(tmp_path / "reproduce.sh"), *arguments], cwd="/", capture_output=True, text=True, check=False
     )
-    assert done.returncode == (0 if arguments[0] in ("--help", "--dry-run") else 2), done.stderr
+    assert done.returncode == (0 if arguments[-1] in ("--help", "--dry-run") else 2), done.stderr
     assert not (tmp_path / ".venv").exists()
 
 
@@ -371,5 +385,22 @@ def test_the_requirements_are_pinned_and_name_no_place():
     assert len({package.partition("==")[0].lower() for package in packages}) == len(packages)
 
 
-def test_the_source_hash_of_every_stage_can_be_computed():
-    assert all(len(source_sha256(stage.function.partition(":")[0])) == 64 for stage in STAGES)
+def test_the_code_of_every_stage_can_be_read():
+    for stage in STAGES:
+        module = stage.function.partition(":")[0]
+        assert f"{module.replace('.', '/')}.py" in code_of(module)
+
+
+def test_the_script_can_be_called_through_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(ROOT / "reproduce.sh")
+    done = subprocess.run(["bash", str(tmp_path / "link"), "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "./reproduce.sh" in done.stdout
+
+
+def test_an_environment_that_is_not_ours_is_left_alone(tmp_path):
+    for name in ("reproduce.sh", "requirements.txt", "requirements-model.txt"):
+        write_text(tmp_path / name, (ROOT / name).read_text())
+    write_text(tmp_path / ".venv" / "precious", "mine")
+    done = subprocess.run(["bash", str(tmp_path / "reproduce.sh"), "test"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and ".venv is there and this script did not make it" in done.stderr
+    assert (tmp_path / ".venv" / "precious").read_text() == "mine"

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.reliability.licences import DOCUMENT, ROW, UNKNOWN, licence, pinned, renewed
+from tests.support.licences import DOCUMENT, ROW, UNKNOWN, licence, pinned, renewed
 
 
 def test_the_table_has_every_pinned_package_at_its_version():
@@ -16,7 +16,7 @@ def test_the_table_has_every_pinned_package_at_its_version():
 @pytest.mark.skipif(licence("torch", pinned()["torch"]) is None, reason="this is not the pinned environment")
 def test_the_licences_are_those_of_the_installed_packages():
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert renewed(text) == text, "run: python -m tests.reliability.licences"
+    assert renewed(text) == text, "run: python -m tests.support.licences"
     missing = [name for name, version in pinned().items() if licence(name, version) is None]
     assert len(missing) < 10 or sys.version_info[:2] != (3, 11)  # those of Python 3.12 alone
 

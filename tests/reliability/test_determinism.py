@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from analysis import read_signals
+from analysis.settings import SignalsSettings
 from attention_rhythm.credit import SIGNALS, CreditConfig, credit_weights
 from attention_rhythm.files import read_jsonl, write_jsonl
 from attention_rhythm.generation.base import SamplingConfig
@@ -17,9 +18,10 @@ from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.generation.resumable import Request, complete
 from attention_rhythm.models import load_model
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
-from evaluation.settings import Run
+from evaluation.settings import ModelSettings, Run
 from pipeline.manifest import ROOT
-from tests.training.conftest import Letters, build
+from tests.support.models import Letters
+from tests.support.models import build_trained as build
 from training.actors.attn import AttnActor
 from training.actors.infer import InferActor
 
@@ -29,21 +31,22 @@ CONFIG = SignalConfig(window=4, horizon=(2, 9), layers="all", num_layers=None)
 STAGES = """
 import sys
 from pathlib import Path
-from pipeline.cli import load_profile
+import dataclasses
+from pipeline.profiles import load_profile
 from pipeline.stages import STAGES
-from evaluation.settings import Run
+from evaluation.settings import ModelSettings, Run
 import importlib, torch
 
 torch.set_num_threads(1)
-config = load_profile("smoke")
+tables = dict(load_profile("smoke").tables)
 for name, items in {"responses": {"task": "countdown", "problems": 3, "max_new_tokens": 40},
                     "perturbation": {"problems": 2}, "evaluation": {"max_new_tokens": 24}}.items():
-    config[name] |= items
-run = Run(Path(sys.argv[1]), "smoke", config, 0, sys.argv[2], fingerprint="f" * 64)
+    tables[name] = dataclasses.replace(tables[name], **items)
+run = Run(Path(sys.argv[1]), "smoke", ModelSettings(sys.argv[2]), mark="f" * 64)
 for stage in STAGES:
     if stage.name in ("model", "responses", "signals", "couplings", "perturbation", "evaluation"):
         module, _, function = stage.function.partition(":")
-        getattr(importlib.import_module(module), function)(run)
+        getattr(importlib.import_module(module), function)(run, *(tables[table] for table in stage.settings))
 """
 
 
@@ -147,13 +150,9 @@ def test_the_signals_stage_does_not_depend_on_its_batch_size(tmp_path, tiny_mode
             for n, (prompt, completion) in enumerate(zip(PROMPTS, completions, strict=True))]  # fmt: skip
     written = []
     for size in (1, 4):
-        config = {
-            "model": {"dtype": "float32", "device": "cpu"},
-            "signals": {"receiver_gap": 4, "batch_size": size, "example": 0},
-        }
-        run = Run(tmp_path / str(size), "smoke", config, 0, tiny_model_folder)
+        run = Run(tmp_path / str(size), model=ModelSettings(tiny_model_folder))
         write_jsonl(run.path("responses.jsonl"), rows)
-        read_signals.stage(run)
+        read_signals.stage(run, SignalsSettings(batch_size=size))
         assert read_jsonl(run.path("responses.jsonl")) == rows
         written.append(read_signals.load(run.path("signals")))
     for one, four in zip(*written, strict=True):

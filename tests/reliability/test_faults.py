@@ -29,16 +29,21 @@ from attention_rhythm.models import load_model
 from attention_rhythm.tasks.problems import DataError, _hub_rows, load_problems
 from attention_rhythm.tasks.registry import TASKS
 from evaluation import run as evaluation_run
-from pipeline import cli as reproduce
-from tests.pipeline.test_reproduce import run as run_toy
-from tests.pipeline.test_reproduce import toy  # noqa: F401  (a fixture)
-from tests.training.conftest import Letters, build
-from tests.training.test_checkpoint import CONFIG, without_seconds
-from tests.training.test_checkpoint import run as train
+from pipeline import cli, running
+from tests.support.models import Letters
+from tests.support.models import build_trained as build
+from tests.support.toy import run as run_toy
+from tests.support.training import CONFIG, without_seconds
+from tests.support.training import run as train
 from training import checkpoint, experiment
 from training import run as training_run
 
 KIB = 1 << 10
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    return set_up(tmp_path, monkeypatch)
 
 
 class Disk:
@@ -112,11 +117,11 @@ def test_training_on_a_full_disk_goes_on_from_its_last_checkpoint_when_there_is_
     assert without_seconds(train(build(), Letters(), disk.path / "run", config, resume=True)) == undisturbed
 
 
-def test_a_stage_on_a_full_disk_says_so_and_goes_on_when_there_is_room(toy, small_disk, monkeypatch, capsys):  # noqa: F811
+def test_a_stage_on_a_full_disk_says_so_and_goes_on_when_there_is_room(toy, small_disk, monkeypatch, capsys):
     disk = small_disk(200 * KIB)
-    monkeypatch.setattr(reproduce, "RESULTS", disk.path)
+    monkeypatch.setattr(running, "RESULTS", disk.path)
     toy.root = disk.path / "toy"
-    three, toy.three = toy.three, lambda run: WRITES["pt"](run.path("three.json"))
+    three, toy.three = toy.three, lambda run, settings: WRITES["pt"](run.path("three.json"))
     assert run_toy(toy) == (1, ["model", "one", "two"])
     err = capsys.readouterr().err
     assert (
@@ -129,9 +134,9 @@ def test_a_stage_on_a_full_disk_says_so_and_goes_on_when_there_is_room(toy, smal
 # --- a folder that cannot be written --------------------------------------------------------------------------------
 
 
-def test_a_read_only_results_folder_is_said_and_what_is_there_can_be_read(toy, small_disk, monkeypatch, capsys):  # noqa: F811
+def test_a_read_only_results_folder_is_said_and_what_is_there_can_be_read(toy, small_disk, monkeypatch, capsys):
     disk = small_disk(200 * KIB)
-    monkeypatch.setattr(reproduce, "RESULTS", disk.path)
+    monkeypatch.setattr(running, "RESULTS", disk.path)
     toy.root = disk.path / "toy"
     assert run_toy(toy)[0] == 0
     before = {path: path.read_bytes() for path in disk.path.rglob("*.json")}
@@ -147,12 +152,12 @@ def test_a_read_only_results_folder_is_said_and_what_is_there_can_be_read(toy, s
 # --- two runs, and the clock ----------------------------------------------------------------------------------------
 
 
-def test_a_second_run_on_the_same_results_is_refused_and_the_first_ends_well(toy, capsys):  # noqa: F811
+def test_a_second_run_on_the_same_results_is_refused_and_the_first_ends_well(toy, capsys):
     two, second = toy.two, []
 
-    def two_while_another_starts(run):
-        second.append(reproduce.main(["toy"]))
-        two(run)
+    def two_while_another_starts(run, settings):
+        second.append(cli.main(["toy"]))
+        two(run, settings)
 
     toy.two = two_while_another_starts
     assert run_toy(toy) == (0, ["model", "one", "two", "three"])
@@ -164,9 +169,9 @@ def test_a_second_run_on_the_same_results_is_refused_and_the_first_ends_well(toy
 def test_a_second_evaluation_or_training_on_the_same_folder_is_refused(tiny_model_folder, tmp_path, capsys, command):
     arguments = ["--model", tiny_model_folder, "--out", str(tmp_path), "--device", "cpu", "--max-new-tokens", "4"]
     arguments += {
-        evaluation_run.main: ["--tasks", "countdown", "--limit", "1", "--engine", "hf"],
-        training_run.main: ["--steps", "1", "--prompts", "2", "--samples", "2", "--gradient-steps", "1",
-                            "--horizon", "0", "2", "--held-out", "1"],
+        evaluation_run.main: ["--generated", "countdown", "--limit", "1", "--engine", "hf"],
+        training_run.main: ["--steps", "1", "--prompts-per-step", "2", "--samples-per-prompt", "2", "--held-out", "1",
+                            "--gradient-steps", "1", "--signals.horizon", "0", "2"],
     }[command]  # fmt: skip
     with locked(tmp_path):
         assert command(arguments) == 1
@@ -176,7 +181,7 @@ def test_a_second_evaluation_or_training_on_the_same_folder_is_refused(tiny_mode
     assert command(arguments) == 0
 
 
-def test_a_clock_that_is_set_back_changes_no_duration_and_no_decision(toy, monkeypatch):  # noqa: F811
+def test_a_clock_that_is_set_back_changes_no_duration_and_no_decision(toy, monkeypatch):
     hours = count()
 
     class Backwards(datetime):
@@ -184,7 +189,7 @@ def test_a_clock_that_is_set_back_changes_no_duration_and_no_decision(toy, monke
         def now(cls, tz=None):
             return datetime(2020, 1, 1, tzinfo=UTC) - timedelta(hours=next(hours))
 
-    monkeypatch.setattr(reproduce, "datetime", Backwards)
+    monkeypatch.setattr(running, "datetime", Backwards)
     monkeypatch.setattr("time.time", lambda: -3600.0 * next(hours))
     monkeypatch.setattr("tqdm.std.time", lambda: -3600.0 * next(hours))
     assert run_toy(toy)[0] == 0

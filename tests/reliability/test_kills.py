@@ -229,8 +229,9 @@ import os, random, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 import torch
-from tests.training.conftest import Letters, build
-from tests.training.test_checkpoint import CONFIG, run
+from tests.support.models import Letters
+from tests.support.models import build_trained as build
+from tests.support.training import CONFIG, run
 
 torch.set_num_threads(1)
 config = replace(CONFIG, steps=30, checkpoint_every=4)

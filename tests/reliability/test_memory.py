@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from analysis import read_signals
+from analysis.settings import SignalsSettings
 from attention_rhythm.files import write_jsonl
 from attention_rhythm.generation.base import SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.generation.resumable import Request, complete
 from attention_rhythm.memory import OutOfMemory, halved_once, in_halves, is_out_of_memory
 from attention_rhythm.signals.reading import SignalConfig
-from evaluation.settings import Run
-from tests.training.conftest import Letters, build
+from evaluation.settings import ModelSettings, Run
+from tests.support.models import Letters
+from tests.support.models import build_trained as build
 from training.actors.attn import AttnActor
 from training.actors.infer import InferActor
 from training.actors.train import OptimConfig, TrainActor
@@ -164,10 +166,6 @@ def test_a_gradient_step_that_ran_out_of_memory_half_way_counts_nothing_twice(tm
 def test_the_signals_stage(tmp_path, tiny_model_folder, monkeypatch):
     rows = [{"id": f"sampled/{n}", "problem_id": str(n), "kind": "sampled", "prompt_ids": [5, 6, 7][: n + 1],
              "response_ids": list(range(10, 30 + n))} for n in range(3)]  # fmt: skip
-    config = {
-        "model": {"dtype": "float32", "device": "cpu"},
-        "signals": {"receiver_gap": 4, "batch_size": 3, "example": 0},
-    }
     read = read_signals.read
     most = 3
 
@@ -177,9 +175,9 @@ def test_the_signals_stage(tmp_path, tiny_model_folder, monkeypatch):
         return read(model, few, horizons)
 
     def stage(folder):
-        run = Run(tmp_path / folder, "smoke", config, 0, tiny_model_folder)
+        run = Run(tmp_path / folder, model=ModelSettings(tiny_model_folder))
         write_jsonl(run.path("responses.jsonl"), rows)
-        read_signals.stage(run)
+        read_signals.stage(run, SignalsSettings(batch_size=3))
         return read_signals.load(run.path("signals"))
 
     monkeypatch.setattr(read_signals, "read", read_at_most)

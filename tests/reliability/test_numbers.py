@@ -13,8 +13,9 @@ from attention_rhythm.generation.base import BrokenLogits, SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.grpo import group_advantages, policy_loss
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
-from tests.training.conftest import Letters, build
-from tests.training.test_loop import PROBLEMS, SMALL, low_tokens, prompt
+from tests.support.models import Letters
+from tests.support.models import build_trained as build
+from tests.support.training import PROBLEMS, SMALL, low_tokens, prompt
 from training import loop
 from training.actors.attn import AttnActor
 from training.actors.infer import InferActor

@@ -19,8 +19,9 @@ import json, os, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from tests.training.conftest import Letters, build
-from tests.training.test_loop import PROBLEMS, SMALL, low_tokens, prompt
+from tests.support.models import Letters
+from tests.support.models import build_trained as build
+from tests.support.training import PROBLEMS, SMALL, low_tokens, prompt
 from attention_rhythm.credit import CreditConfig
 from training.loop import train
 

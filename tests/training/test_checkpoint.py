@@ -16,50 +16,10 @@ import torch
 from attention_rhythm.credit import CreditConfig
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_jsonl
-from attention_rhythm.signals.reading import SignalConfig
-from attention_rhythm.tasks.base import Problem
+from tests.support.models import build_trained
+from tests.support.training import CONFIG, Killed, run, without_seconds
 from training import checkpoint
-from training.actors.train import OptimConfig
 from training.checkpoint import CheckpointError
-from training.loop import TrainConfig, train
-
-PROBLEMS = [Problem(str(i), f"problem {i}", "", "countdown") for i in range(10)]
-CONFIG = TrainConfig(
-    credit=CreditConfig("random"),  # the strategy with a random state of its own
-    signals=SignalConfig(horizon=(2, 9)),
-    optim=OptimConfig(lr=1e-3, warmup=8),
-    steps=6,
-    prompts_per_step=4,
-    samples_per_prompt=4,
-    gradient_steps=2,
-    max_new_tokens=10,
-    checkpoint_every=3,
-)
-
-
-class Killed(Exception):
-    """Stands for kill -9: whatever was not on disk is lost."""
-
-
-def run(model, letters, folder, config=CONFIG, kill_at=None, **options):
-    """Train; `kill_at` ends the run while the rewards of that step are given."""
-    calls = 0
-
-    def reward(problem, text):
-        nonlocal calls
-        calls += 1
-        if kill_at is not None and calls > 16 * kill_at:
-            raise Killed
-        return (sum(map(int, text.split())) % 7) / 7
-
-    def prompt(problem):
-        return [1, 2, 3 + int(problem.id)]
-
-    return train(model, letters, PROBLEMS, folder=folder, prompt=prompt, reward=reward, config=config, **options)
-
-
-def without_seconds(records):
-    return [{k: v for k, v in record.items() if not k.startswith("seconds")} for record in records]
 
 
 def same_weights(one, two):
@@ -69,9 +29,7 @@ def same_weights(one, two):
 @pytest.fixture(scope="module")
 def straight(letters, tmp_path_factory):
     """Records and model of six steps without a stop."""
-    from tests.training.conftest import build
-
-    model = build()
+    model = build_trained()
     return without_seconds(run(model, letters, tmp_path_factory.mktemp("straight"))), model
 
 
@@ -104,12 +62,12 @@ def test_a_run_that_died_within_a_step_goes_on(new_model, letters, tmp_path, str
 CHILD = """
 import sys, time
 from pathlib import Path
-from tests.training.conftest import Letters, build
-from tests.training.test_checkpoint import CONFIG, run
+from tests.support.models import Letters, build_trained
+from tests.support.training import CONFIG, run
 from dataclasses import replace
 import torch
 torch.set_num_threads(1)
-run(build(), Letters(), Path(sys.argv[1]), replace(CONFIG, steps=100_000, checkpoint_every=1))
+run(build_trained(), Letters(), Path(sys.argv[1]), replace(CONFIG, steps=100_000, checkpoint_every=1))
 """
 
 

@@ -13,43 +13,17 @@ from attention_rhythm.credit import SIGNALS, CreditConfig, NoCreditError
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_jsonl
 from attention_rhythm.generation.hf import HFGenerator
-from attention_rhythm.signals.reading import SignalConfig
 from attention_rhythm.tasks.base import Problem
+from tests.support.training import PROBLEMS, SMALL, low_tokens, prompt, without_seconds
 from training import loop
-from training.actors.train import OptimConfig, TrainActor
+from training.actors.train import TrainActor
 from training.loop import StaleSamplerError, TrainConfig, train
-
-PROBLEMS = [Problem(str(i), f"problem {i}", "", "countdown") for i in range(10)]
-SMALL = TrainConfig(
-    credit=CreditConfig("uniform"),
-    signals=SignalConfig(window=4, horizon=(2, 9), layers="all", num_layers=None),
-    optim=OptimConfig(lr=1e-3, warmup=2, micro_batch=4),
-    steps=2,
-    prompts_per_step=4,
-    samples_per_prompt=4,
-    gradient_steps=2,
-    max_new_tokens=12,
-    forward_batch=8,
-)
-
-
-def prompt(problem):
-    return [1, 2, 3 + int(problem.id)]
-
-
-def low_tokens(problem, text):
-    """The share of token ids below 10."""
-    return sum(int(word) < 10 for word in text.split()) / max(1, len(text.split()))
 
 
 def run(new_model, letters, folder, config=SMALL, reward=low_tokens, model=None, **options):
     return train(
         model or new_model(), letters, PROBLEMS, folder=folder, prompt=prompt, reward=reward, config=config, **options
     )
-
-
-def without_seconds(records):
-    return [{k: v for k, v in record.items() if not k.startswith("seconds")} for record in records]
 
 
 def test_the_reward_rises(new_model, letters, tmp_path):

@@ -41,8 +41,8 @@ from training.actors import megatron_ranks
 from training.actors.megatron import Layout, MegatronTrainActor, check
 from training.actors.megatron_ranks import MegatronProcesses, RankError
 from training.actors.train import DivergedError, OptimConfig, TrainActor
-from training.experiment import correct
 from training.loop import TrainConfig
+from training.measuring import correct
 from training.run import main as command_line
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Megatron's, of deprecated names and of what is not installed
@@ -364,7 +364,8 @@ def test_rank_0_leads_and_the_others_follow(processes, tmp_path):
 def test_the_command_line_under_torchrun(tiny_model_folder, tmp_path):
     """A run of two steps ends with a model; what cannot be divided is refused."""
     arguments = [
-        *("--model", tiny_model_folder, "--strategy", "uniform", "--steps", "2", "--prompts", "2", "--samples", "2"),
+        *("--model", tiny_model_folder, "--credit.strategy", "uniform", "--steps", "2"),
+        *("--prompts-per-step", "2", "--samples-per-prompt", "2"),
         *("--gradient-steps", "1", "--max-new-tokens", "12", "--held-out", "2", "--device", "cpu"),
         *("--train", "megatron"),
     ]

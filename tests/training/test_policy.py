@@ -14,13 +14,13 @@ from attention_rhythm.tasks.grading import grade
 from attention_rhythm.tasks.prompts import build_prompt, build_prompt_ids
 from attention_rhythm.tasks.puzzles import MAX_VALUE, load_puzzles, problem, puzzles
 from training.countdown_traces import write_trace
+from training.measuring import sampled_accuracy
 from training.policy import (
     CONTEXT,
     IGNORED,
     MAX_RESPONSE,
     PolicySize,
     WarmStart,
-    accuracy,
     build_policy,
     build_tokenizer,
     trace_batches,
@@ -134,9 +134,10 @@ def test_the_folder_serves_the_rest_of_the_project(loaded):
 def test_accuracy_is_a_share_and_repeats(loaded):
     model, tokenizer = loaded
     problems = load_puzzles("dev", 4)
-    first = accuracy(model, tokenizer, problems, temperature=1.0, samples=2)
-    assert 0 <= first <= 1
-    assert first == accuracy(model, tokenizer, problems, temperature=1.0, samples=2)
+    options = {"samples": 2, "max_new_tokens": 96, "batch": 8}
+    first, again = (sampled_accuracy(HFGenerator(model, tokenizer), tokenizer, problems, **options) for _ in range(2))
+    assert first.shape == (4, 2) and 0 <= first.mean() <= 1
+    assert (first == again).all()
 
 
 def test_two_warm_starts_are_the_same_bytes_and_another_seed_is_not(folder, tmp_path):

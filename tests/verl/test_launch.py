@@ -9,9 +9,10 @@ pytest.importorskip("verl")
 from omegaconf import OmegaConf
 
 from attention_rhythm.errors import ReproError
-from attention_rhythm.integrations.verl.launch import compose, main, shipped, stage, train
+from attention_rhythm.integrations.verl.launch import compose, main, shipped
 from attention_rhythm.integrations.verl.plan import SHAPES, job_of
 from attention_rhythm.integrations.verl.settings import RhythmConfig, RhythmConfigError
+from training.cluster import train
 
 
 @pytest.mark.parametrize("overrides", shipped(), ids=" ".join)
@@ -101,11 +102,12 @@ def test_missing_data_ends_in_the_command_that_makes_it(capsys):
 
 def test_the_stage_does_each_run_once_and_keeps_its_last_validation(tmp_path, monkeypatch):
     from attention_rhythm.files import read_json
-    from attention_rhythm.integrations.verl import launch
     from evaluation.settings import Run
+    from training import cluster
+    from training.settings import ClusterSettings
 
-    config = {"cluster": {"runs": ["task=maths scale=qwen3_4b_8k"], "strategies": ["uniform", "global_anchor"]}}
-    run, asked = Run(tmp_path, "paper", config, 0, "none", None), []
+    settings = ClusterSettings(("task=maths scale=qwen3_4b_8k",), ("uniform", "global_anchor"))
+    run, asked = Run(tmp_path), []
 
     def trained(folder, overrides):
         if asked == ["maths-qwen3_4b_8k-uniform"]:
@@ -114,10 +116,10 @@ def test_the_stage_does_each_run_once_and_keeps_its_last_validation(tmp_path, mo
         asked.append(folder.name)
         return {"step": 500, "val-core/math500/acc/mean@1": 0.5}
 
-    monkeypatch.setattr(launch, "train", trained)
+    monkeypatch.setattr(cluster, "train", trained)
     with pytest.raises(KeyboardInterrupt):
-        stage(run)
-    stage(run)
+        cluster.stage(run, settings)
+    cluster.stage(run, settings)
     names = ["maths-qwen3_4b_8k-uniform", "maths-qwen3_4b_8k-global_anchor"]
     assert asked == [names[0], names[1], names[1]]
     assert [r["step"] for r in read_json(tmp_path / "cluster.json")["results"]] == [500, 500]

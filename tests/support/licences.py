@@ -1,4 +1,4 @@
-"""The licences of the pinned packages: `python -m tests.reliability.licences` renews the table in docs/dependencies.md.
+"""The licences of the pinned packages: `python -m tests.support.licences` renews the table in docs/dependencies.md.
 
 They come from the metadata of what is installed. A package that this Python does not need (some are for 3.12 alone)
 keeps the licence that the table has.

@@ -1,0 +1,1 @@
+"""What several test files use. No test is here, and no test file imports another one."""
