@@ -52,7 +52,7 @@ def policy_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     aggregation: str = "token_mean",
-    denominator: Tensor | float | None = None,
+    denominator: Tensor | float | int | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Eq. 12: the clipped objective, to be minimised; no KL term, no entropy bonus, no dual clip.
 

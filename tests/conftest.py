@@ -4,11 +4,20 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
 # Before anything imports the mathematics: every call is checked against its annotations, shapes included.
-MATHEMATICS = ("signals", "credit", "grpo", "statistics")
+MATHEMATICS = ("signals", "credit", "grpo")
 install_import_hook([f"attention_rhythm.{name}" for name in MATHEMATICS], "beartype.beartype")
+
+
+@pytest.fixture
+def unchecked():
+    """For a test of our own refusals, which the shape check would forestall: a user has no such check."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True, scope="session")

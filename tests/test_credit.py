@@ -241,7 +241,7 @@ def test_options_that_make_no_sense_are_named(options):
         CreditConfig(**options)
 
 
-def test_broken_signals_are_refused():
+def test_broken_signals_are_refused(unchecked):
     mask = torch.tensor([[False, True, True, True]])
     good = torch.tensor([[NAN, 1.0, 2.0, 3.0]])
     with pytest.raises(ValueError, match="waad is infinite or undefined within the response of sequence 0"):

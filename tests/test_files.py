@@ -13,9 +13,10 @@ import pytest
 from attention_rhythm import files
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import locked
+from attention_rhythm.provenance import environment
 from evaluation.settings import Run
 from pipeline import manifest
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, differences
 
 
 def full_disk(*_, **__):
@@ -136,11 +137,8 @@ def test_a_folder_hash_sees_names_and_bytes_but_not_hidden_files(tmp_path):
     assert files.sha256_path(tmp_path) != first
 
 
-def test_a_run_gives_only_declared_settings(tmp_path):
-    run = Run(tmp_path / "r", "smoke", {"model": {"dtype": "float32"}}, 0, "m", fingerprint="f" * 64)
-    assert run.section("model") == {"dtype": "float32"}
-    with pytest.raises(ReproError, match=r"smoke: no table \[signals\]"):
-        run.section("signals")
+def test_a_run_has_a_place_for_its_files(tmp_path):
+    run = Run(tmp_path / "r", mark="f" * 64)
     assert run.path("tables", "a.md").parent.is_dir()
     assert run.partial("x.jsonl").name == ".x.jsonl.ffffffffffffffff.partial"
 
@@ -152,17 +150,33 @@ def test_the_manifest_tells_fresh_stale_changed_and_missing(tmp_path):
     (tmp_path / "a").write_text("1")
     (tmp_path / "b").write_text("2")
     outputs = {name: files.sha256_path(tmp_path / name) for name in ("a", "b")}
-    assert Manifest.load(tmp_path).problems("s", "f") == ("never ran", [])
-    Manifest.load(tmp_path).record("s", {"fingerprint": "f", "outputs": outputs})
+    made = {"settings": {"n": 1}, "data": {"d.jsonl": "x"}}
+    assert Manifest.load(tmp_path).problems("s", made) == ("never ran", [])
+    Manifest.load(tmp_path).record("s", {"made_of": made, "outputs": outputs})
     record = Manifest.load(tmp_path)
-    assert record.problems("s", "f") == (None, [])
-    assert record.problems("s", "g") == ("settings, inputs or code changed", [])
+    assert record.problems("s", made) == (None, [])
+    assert record.problems("s", made | {"settings": {"n": 2}}) == ("setting n: 1 when it was made, now 2", [])
     (tmp_path / "a").write_text("3")
-    assert record.problems("s", "f") == ("a changed on disk", [])
+    assert record.problems("s", made) == ("a changed on disk", [])
     (tmp_path / "a").unlink()
-    assert record.problems("s", "f") == (None, ["a"])
+    assert record.problems("s", made) == (None, ["a"])
     assert record.output_hash("a") == outputs["a"]  # of a file that is gone: what was recorded
     assert record.output_hash("c") is None
+    record.record("s", {"fingerprint": "f", "outputs": outputs})
+    assert record.problems("s", made) == ("recorded by an older version", ["a"])
+
+
+def test_what_differs_is_named_part_by_part():
+    made = {"model": "m", "settings": {"a": 1, "b": [2]}, "code": {"x.py": "1"}, "data": {"d.jsonl": "x"}}
+    assert differences(made, made) == []
+    assert differences(made, made | {"model": "n"}) == ["model changed"]
+    assert differences(made, made | {"settings": {"a": 1, "c": 3}}) == [
+        "setting b: [2] when it was made, now None", "setting c: None when it was made, now 3"
+    ]  # fmt: skip
+    assert differences(made, made | {"code": {"x.py": "2", "y.py": "1"}}) == ["code x.py changed", "code y.py new"]
+    assert differences(made, made | {"data": {}}) == ["data file d.jsonl gone"]
+    assert differences(made, made | {"data": None}) == []  # not known here: what was recorded stands
+    assert differences(made | {"data": None}, made) == ["data changed"]
 
 
 def _hold(folder, held, release):
@@ -188,7 +202,7 @@ def test_a_second_run_is_refused_and_a_dead_one_is_not(tmp_path):
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
     """A tiny repository: analysis.run imports evaluation.sub.one, and that imports two; analysis.other is alone."""
-    files = {
+    texts = {
         "evaluation/__init__.py": "",
         "evaluation/sub/__init__.py": "",
         "evaluation/sub/one.py": "def f():\n    from . import two\n    return two.x\n",
@@ -197,17 +211,17 @@ def sources(tmp_path, monkeypatch):
         "analysis/run.py": '"""Doc."""\nimport os\nfrom evaluation.sub.one import f\n',
         "analysis/other.py": "y = 1\n",
     }
-    for name, text in files.items():
+    for name, text in texts.items():
         files.write_text(tmp_path / name, text)
     monkeypatch.setattr(manifest, "ROOT", tmp_path)
 
     def change(name, text):
         files.write_text(tmp_path / name, text)
-        manifest.source_sha256.cache_clear()
-        return manifest.source_sha256("analysis.run")
+        manifest.code_of.cache_clear()
+        return manifest.code_of("analysis.run")
 
     yield change
-    manifest.source_sha256.cache_clear()
+    manifest.code_of.cache_clear()
 
 
 def test_the_code_hash_follows_imports_and_ignores_comments(sources):
@@ -217,10 +231,14 @@ def test_the_code_hash_follows_imports_and_ignores_comments(sources):
     assert sources("evaluation/sub/two.py", "x = 2\n") != first
     assert sources("evaluation/sub/two.py", "x = 1\n") == first
     assert sources("evaluation/sub/__init__.py", "z = 1\n") != first
+    assert sources("evaluation/sub/__init__.py", '"""Only a doc."""\n') == first
+    assert first.keys() == {"analysis/run.py", "evaluation/sub/one.py", "evaluation/sub/two.py"}
+    under = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import analysis.other\nx = 1\n"
+    assert "analysis/other.py" not in sources("evaluation/sub/two.py", under)
 
 
 def test_the_environment_names_no_place_or_person():
-    text = json.dumps(manifest.environment())
+    text = json.dumps(environment())
     for word in filter(None, [os.path.expanduser("~"), str(manifest.ROOT), os.environ.get("HOSTNAME")]):
         assert word not in text
-    assert manifest.environment()["packages"]["numpy"] == np.__version__
+    assert environment()["packages"]["numpy"] == np.__version__

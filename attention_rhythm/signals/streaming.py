@@ -241,7 +241,7 @@ class SignalRecorder:
 
 
 @contextmanager
-def mlps_in_pieces(model: PreTrainedModel, rows: int = 2048) -> Iterator[None]:
+def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
     """The gated MLPs of a model take at most `rows` positions at once.
 
     Their three arrays (N, intermediate size) are what a long pass without logits holds most of.

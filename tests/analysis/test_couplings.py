@@ -194,6 +194,5 @@ def test_signals_are_read_the_same_in_any_batch(tiny, tmp_path):
 def test_an_example_that_is_not_there_is_refused(run, monkeypatch):
     monkeypatch.setattr(read_signals, "load_model", lambda *_, **__: (None, None))
     write_jsonl(run.path("responses.jsonl"), [{"kind": "sampled", "prompt_ids": [1], "response_ids": [2]}])
-    run.config["signals"] = {**run.config["signals"], "example": 1}
     with pytest.raises(ReproError, match="example = 1, but there are 1"):
-        read_signals.stage(run)
+        read_signals.stage(run, SignalsSettings(example=1))

@@ -16,6 +16,7 @@ from attention_rhythm.generation.base import SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
 from evaluation.settings import Run
+from tests.support.models import build
 
 NAN = float("nan")
 
@@ -103,8 +104,8 @@ STAGE = replace(SETTINGS, problems=3, batch_size=1)
 
 
 @pytest.fixture
-def model(new_model):
-    model = new_model("qwen2")
+def model():
+    model = build("qwen2")
     with torch.no_grad():
         model.lm_head.weight.mul_(20)  # random weights give near-uniform logits: sharpen them
     model.generation_config.eos_token_id = Letters.eos_token_id

@@ -40,8 +40,8 @@ def test_the_signals_are_those_of_training():
     assert SignalConfig() == SIGNALS
 
 
-def test_gamma_is_that_of_training(new_model, row):
-    model = new_model()
+def test_gamma_is_that_of_training(tiny, row):
+    model = tiny("qwen3")
     made = token_credit(read(model, row))
     ids = torch.tensor([row["prompt_ids"] + row["response_ids"]])
     response = torch.arange(ids.shape[1])[None] >= 4
@@ -52,9 +52,9 @@ def test_gamma_is_that_of_training(new_model, row):
     assert set(made["gamma"]) - {1.0} and made["t"].tolist() == list(range(50))
 
 
-def test_sensitivity_compares_each_choice_with_the_defaults(new_model, row):
+def test_sensitivity_compares_each_choice_with_the_defaults(tiny, row):
     """Token by token for two choices; under the defaults all credit stays, under no choice more than there is."""
-    response = read(new_model(), row)
+    response = read(tiny("qwen3"), row)
     made = pd.DataFrame(sensitivity(response, torch.Generator().manual_seed(0))).set_index(["name", "value"])
     default = (gamma_of(response, signals_of(response, SIGNALS), CreditConfig()) - 1).tolist()
     for key, signals, credit in (
@@ -77,12 +77,12 @@ def test_every_choice_of_the_configs_is_tried():
     assert {f.name for f in fields(SignalConfig)} == set(SIGNAL_CHOICES) | {"window"}
 
 
-def test_the_stage_keeps_the_order_of_the_responses(new_model, row, tmp_path):
+def test_the_stage_keeps_the_order_of_the_responses(tiny, row, tmp_path):
     run = Run(tmp_path)
     with pytest.raises(ReproError, match="no response"):
         stage(run)
     for number, name in enumerate(("p1", "p0")):
-        write_npz(tmp_path / "signals" / f"{number:04d}.npz", **read(new_model(), {**row, "problem_id": name}))
+        write_npz(tmp_path / "signals" / f"{number:04d}.npz", **read(tiny("qwen3"), {**row, "problem_id": name}))
     stage(run)
     rows = pd.read_csv(tmp_path / "credit_sensitivity.csv")
     assert rows["choice"].is_monotonic_increasing and rows["response"].head(2).tolist() == ["p1", "p0"]

@@ -51,8 +51,8 @@ def finished(results_root, tmp_path_factory):
     return root
 
 
-def page_of(root: Path, has=HAS) -> str:
-    return report.render(replace(RUN, root=root), has)
+def page_of(root: Path, has=HAS, **changes) -> str:
+    return report.render(replace(RUN, root=root, **changes), has)
 
 
 @pytest.fixture
@@ -187,8 +187,7 @@ def test_what_is_missing_names_the_command_and_the_rest_is_shown(copied, gone, s
 
 
 def test_experiments_that_take_hours_name_their_command(finished):
-    settings = {"training": {}, "training_extended": {}, "ablations": {}}
-    page = page_of(finished, config=settings)
+    page = page_of(finished, {"training", "training_extended", "ablations"})
     assert "./reproduce.sh smoke --stage training --extended" in page
     assert "./reproduce.sh smoke --stage ablations" in page
     assert "Profile smoke has no training extended runs." in page_of(finished)

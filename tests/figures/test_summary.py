@@ -10,7 +10,7 @@ import pytest
 
 from figures import fig_credit, fig_summary, style, table_summary, table_training, tables
 from figures.inputs import MissingResult, Results
-from figures.table_summary import VERDICTS, t_interval
+from figures.table_summary import VERDICTS
 from training.experiment import variants_of
 
 
@@ -97,10 +97,6 @@ def test_trained_models_need_every_benchmark_itself(build):
     assert row["reproduced"] == "yes" and row["n"] == 500
     runs["grpo"] = evaluated(30.0, 3.0, math500="something_generated")
     assert set(build(runs).query("table == 'Table 4'")["reproduced"]) == {"not run"}
-
-
-def test_a_t_interval_of_one_value_has_no_ends():
-    assert t_interval(np.array([1.5]))[0] == 1.5 and math.isnan(t_interval(np.array([1.5]))[1])
 
 
 def test_the_table_and_its_words_are_the_facts(data, build):

@@ -42,7 +42,9 @@ def test_the_lowest_spans_are_local_and_the_highest_global():
     assert glob.tolist() == [[True, False, False], [False, True, False]]
 
 
-@pytest.mark.parametrize(("heads", "fraction", "size"), [(5, 0.3, 2), (5, 0.5, 3), (4, 0.3, 1), (3, 0.1, 1), (4, 1, 4)])
+@pytest.mark.parametrize(
+    ("heads", "fraction", "size"), [(5, 0.3, 2), (5, 0.5, 3), (4, 0.3, 1), (3, 0.1, 1), (4, 1.0, 4)]
+)
 def test_the_size_of_a_set_is_rounded_with_halves_up(heads, fraction, size):
     local, glob = head_sets(torch.arange(heads).float()[None], fraction)
     assert int(local.sum()) == int(glob.sum()) == size
@@ -64,7 +66,7 @@ def test_without_a_fraction_every_head_is_in_both_sets():
     assert local.all() and glob.all()
 
 
-@pytest.mark.parametrize("fraction", [0, -0.1, 1.5])
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5])
 def test_fractions_outside_their_range_are_refused(fraction):
     with pytest.raises(ValueError, match="head_fraction"):
         head_sets(torch.rand(2, 3), fraction)

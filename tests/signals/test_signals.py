@@ -76,7 +76,7 @@ def test_padding_moves_to_the_right_and_back():
         (lambda i, a, r: (i[:, 1:], a, r), "one shape"),
     ],
 )
-def test_masks_that_make_no_sense_are_refused(tiny, batch, method, change, message):
+def test_masks_that_make_no_sense_are_refused(unchecked, tiny, batch, method, change, message):
     with pytest.raises(ValueError, match=message):
         attention_signals(tiny("qwen2"), *change(*batch([(4, 5), (2, 4)])), method=method)
 
