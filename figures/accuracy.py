@@ -14,7 +14,7 @@ from figures.tables import Table, cited, estimate, number
 
 NAN = float("nan")
 UNTRAINED = "untrained"
-LABELS = {
+LABELS = {  # a variant, as tables and figures name it
     UNTRAINED: "untrained",
     "grpo": "GRPO",
     "random": "random credit",
@@ -22,6 +22,28 @@ LABELS = {
     "local_chunk": "local chunk",
     "global_anchor": "global anchor",
     "coupled_rhythm": "coupled rhythm",
+    # the ablations: what differs from the strategy that stands first
+    "global_bottom40": "global anchor, lowest 40% credited",
+    "local_bottom40": "local chunk, lowest 40% credited",
+    "coupled_bottom40": "coupled rhythm, lowest 40% credited",
+    "coupled_top20": "coupled rhythm, highest 20% credited",
+    "coupled_top60": "coupled rhythm, highest 60% credited",
+    "coupled_top80": "coupled rhythm, highest 80% credited",
+    "coupled_top100": "coupled rhythm, all tokens credited",
+    "positive_only": "coupled rhythm, positive advantages only",
+    "negative_only": "coupled rhythm, negative advantages only",
+    "layers_all": "coupled rhythm, layers of the whole model",
+    "layers_top": "coupled rhythm, layers of the top third",
+    "layers_bottom": "coupled rhythm, layers of the bottom third",
+    "global_all_heads": "global anchor, all heads",
+    "local_all_heads": "local chunk, all heads",
+    "coupled_all_heads": "coupled rhythm, all heads",
+    "local_W5": "local chunk, WAAD window 5 (not 10)",
+    "local_W20": "local chunk, WAAD window 20 (not 10)",
+    "global_lo0": "global anchor, FAI over 0 to 40 (not 5 to 40)",
+    "global_lo10": "global anchor, FAI over 10 to 40 (not 5 to 40)",
+    "global_hi20": "global anchor, FAI over 5 to 20 (not 5 to 40)",
+    "global_hiend": "global anchor, FAI over 5 to the end (not 5 to 40)",
 }
 BENCHMARKS = {
     "countdown": "Countdown",

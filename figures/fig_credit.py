@@ -10,7 +10,7 @@ from figures.inputs import EXPERIMENTS
 from figures.style import GREY, PAGE, PAPER, STRATEGIES, theme
 from figures.table_training import papers_gain
 
-BASELINES = {"grpo": "less GRPO", "random": "less random credit"}
+BASELINES = {"grpo": "minus GRPO's", "random": "minus random credit's"}
 
 
 @theme()
@@ -41,7 +41,7 @@ def draw(experiment: dict) -> Figure:
         ax.grid(axis="y", color="0.94", lw=0.6)
         ax.set_axisbelow(True)
         ax.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(names)), [LABELS.get(name, name.replace("_", " ")) for name in names])
+    axes[0].set_yticks(range(len(names)), [LABELS.get(name, name) for name in names])
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     handles = [
         axes[0].plot([], [], color="0.3", marker="o", ms=4.5, label="mean over seeds, 95% interval")[0],
@@ -59,7 +59,7 @@ for _place, _name in enumerate(EXPERIMENTS):
         section="training",
         place=2 + 4 * _place,
         caption=(
-            "Final held-out accuracy of each variant less that of plain GRPO, and less that of random credit of "
+            "Final held-out accuracy of each variant, minus that of plain GRPO and minus that of random credit of "
             "equal budget. The black bar is the paper's difference, at its scale."
         ),
         experiment=_name,

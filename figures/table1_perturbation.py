@@ -77,7 +77,7 @@ def label(row: dict) -> str:
     if row["measure"] == "pr_less":
         return f"Pr(high FAI < {GROUPS[row['against']]}), % of problems"
     if row["measure"] == "difference":
-        return f"Difference in Jaccard, high FAI less {GROUPS[row['against']]}"
+        return f"Difference in Jaccard, high FAI minus {GROUPS[row['against']]}"
     return f"Jaccard, {GROUPS[row['group']]}" + (f", {CLASSES[row['tokens']]} only" if row["tokens"] in CLASSES else "")
 
 

@@ -35,7 +35,7 @@ STRATEGIES = ("random", "entropy", "local_chunk", "global_anchor", "coupled_rhyt
 ATTENTION = ("local_chunk", "global_anchor", "coupled_rhythm")
 
 # (the paper's table, a variant of the embedded experiment, another) and where paper.yaml has the other's number, in the
-# same table: the claim is the first less the second.
+# same table: the claim is the first minus the second.
 ABLATIONS = (
     *(("Table 5", name, "grpo", "grpo") for name in ("global_bottom40", "local_bottom40", "coupled_bottom40")),
     *(
@@ -120,7 +120,7 @@ def _training(experiment: dict | None) -> Iterator[dict]:
     theirs = {name: row["countdown"] for name, row in paper.reported()["table3_puzzles_qa"].items()}
     pairs = [(name, "grpo") for name in STRATEGIES] + [(name, "random") for name in ATTENTION]
     for own, other in pairs:
-        claim = f"Countdown, {accuracy.LABELS[own]} less {accuracy.LABELS[other]} (points)"
+        claim = f"Countdown, {accuracy.LABELS[own]} minus {accuracy.LABELS[other]} (points)"
         yield _difference("Table 3", claim, theirs[own] - theirs[other], experiment, own, other)
 
 
@@ -129,7 +129,7 @@ def _ablations(experiment: dict | None) -> Iterator[dict]:
     for table, own, other, default in ABLATIONS:
         path = table_training.PAPER[own]
         theirs = paper.average(*path) - paper.average(*path[:-1], default)
-        claim = f"{own.replace('_', ' ')} less {accuracy.LABELS[other]} (points)"
+        claim = f"{accuracy.LABELS[own]} minus {accuracy.LABELS[other]} (points)"
         yield _difference(table, claim, theirs, experiment, own, other)
 
 
@@ -148,7 +148,7 @@ def _accuracy(evaluations: dict[str, dict]) -> Iterator[dict]:
     """Trained models on the paper's benchmarks: the mean gain of coupled-rhythm credit over GRPO, Tables 3, 4 and 6."""
     table3 = paper.reported()["table3_puzzles_qa"]
     theirs = table3["coupled_rhythm"]["crossthink_qa"] - table3["grpo"]["crossthink_qa"]
-    yield _gain("Table 3", "CrossThink-QA, coupled rhythm less GRPO (points)", theirs, evaluations, ("crossthink_qa",))
+    yield _gain("Table 3", "CrossThink-QA, coupled rhythm minus GRPO (points)", theirs, evaluations, ("crossthink_qa",))
     for table, key, module, settings in (
         ("Table 4", "table4_math", table4_math, table4_math.SETTINGS),
         ("Table 6", "table6_families", table6_families, table6_families.FAMILIES),
@@ -156,7 +156,7 @@ def _accuracy(evaluations: dict[str, dict]) -> Iterator[dict]:
         for setting, label in settings.items():
             reported = paper.reported()[key][setting]
             theirs = reported["coupled_rhythm"][-1] - reported["grpo"][-1]
-            claim = f"Mathematics ({label}), coupled rhythm less GRPO (points)"
+            claim = f"Mathematics ({label}), coupled rhythm minus GRPO (points)"
             yield _gain(table, claim, theirs, evaluations, module.BENCHMARKS)
 
 

@@ -92,13 +92,13 @@ def make(experiment: dict, title: str) -> Table:
     facts = build(experiment)
     shown = pd.DataFrame(
         {
-            "Variant": LABELS.get(row.variant, row.variant.replace("_", " ")),
+            "Variant": LABELS.get(row.variant, row.variant),
             "Accuracy % [95%]": _cell(row, "accuracy"),
             "Greedy %": number(row.greedy),
             "Gain over the warm start": _cell(row, "gain"),
-            "Less GRPO [95%]": _cell(row, "less_grpo"),
+            "Minus GRPO [95%]": _cell(row, "less_grpo"),
             "p": number(row.less_grpo_p, 3),
-            "Less random [95%]": _cell(row, "less_random"),
+            "Minus random [95%]": _cell(row, "less_random"),
             "p ": number(row.less_random_p, 3),
             "Seeds": row.seeds,
             "γ ≠ 1, % of tokens": number(100 * row.gamma_coverage),
@@ -113,7 +113,9 @@ def make(experiment: dict, title: str) -> Table:
         " seeds; differences in points, paired by seed, with the p-value of a paired t test, not corrected for the"
         " number of rows. Paper: Countdown for the strategies (Qwen3-4B-Base), the mean of five mathematics benchmarks"
         " for the ablations, horizons by their ratio to the default; another task and scale, so only signs can be"
-        " compared."
+        " compared. A variant is a strategy and what differs in it. Else the highest 40% are credited, advantages of"
+        " both signs are scaled, layers are those of the middle third, local and global heads 30% each, the WAAD window"
+        " is 10 and FAI runs over 5 to 40 tokens ahead."
         f" {MISSING}: one seed, or nothing to compare."
     )
     return Table(facts, shown, title, note)

@@ -49,11 +49,11 @@ def test_without_experiments_every_claim_of_section_5_is_not_run(build):
     facts = build().set_index("claim")
     later = facts[~facts["table"].isin(("Table 1", "Table 2", "our control"))]
     assert set(later["reproduced"]) == {"not run"} and later["ours"].isna().all() and later["paper"].notna().all()
-    assert facts.loc["Countdown, coupled rhythm less GRPO (points)", "paper"] == pytest.approx(63.1 - 52.6)
-    assert facts.loc["coupled bottom40 less GRPO (points)", "paper"] == pytest.approx(32.5 - 39.4)
-    assert facts.loc["coupled top20 less coupled rhythm (points)", "paper"] == pytest.approx(40.6 - 43.2)
-    assert facts.loc["negative only less coupled rhythm (points)", "paper"] == pytest.approx(40.8 - 43.2)
-    assert facts.loc["layers all less coupled rhythm (points)", "paper"] == pytest.approx(35.1 - 39.2)
+    assert facts.loc["Countdown, coupled rhythm minus GRPO (points)", "paper"] == pytest.approx(63.1 - 52.6)
+    assert facts.loc["coupled rhythm, lowest 40% credited minus GRPO (points)", "paper"] == pytest.approx(32.5 - 39.4)
+    assert facts.loc["coupled top20 minus coupled rhythm (points)", "paper"] == pytest.approx(40.6 - 43.2)
+    assert facts.loc["negative only minus coupled rhythm (points)", "paper"] == pytest.approx(40.8 - 43.2)
+    assert facts.loc["layers all minus coupled rhythm (points)", "paper"] == pytest.approx(35.1 - 39.2)
 
 
 def test_experiments_are_paired_by_seed(build, experiment):
@@ -62,21 +62,21 @@ def test_experiments_are_paired_by_seed(build, experiment):
     for result in trained["results"]:
         result["by_seed"] = seeds.get(result["variant"], result["by_seed"])
     facts = build(training=trained).set_index("claim")
-    row = facts.loc["Countdown, coupled rhythm less GRPO (points)"]
+    row = facts.loc["Countdown, coupled rhythm minus GRPO (points)"]
     half = 4.302653 * np.std([5, 5.5, 4.5], ddof=1) / math.sqrt(3)  # Student's t with two degrees of freedom
     assert (row["ours"], row["low"], row["high"]) == pytest.approx((5.0, 5.0 - half, 5.0 + half))
     assert row["reproduced"] == "yes" and row["seeds"] == 3 and row["n"] == 512
-    assert facts.loc["Countdown, random credit less GRPO (points)", "reproduced"] == "not shown"  # all zero
-    assert facts.loc["Countdown, local chunk less GRPO (points)", "reproduced"] == "not run"
+    assert facts.loc["Countdown, random credit minus GRPO (points)", "reproduced"] == "not shown"  # all zero
+    assert facts.loc["Countdown, local chunk minus GRPO (points)", "reproduced"] == "not run"
 
 
 def test_one_seed_shows_nothing_and_more_seeds_take_its_place(build, experiment):
-    claim = "Countdown, coupled rhythm less GRPO (points)"
+    claim = "Countdown, coupled rhythm minus GRPO (points)"
     one = build(training=experiment(1)).set_index("claim").loc[claim]
     assert one["ours"] == 5.0 and math.isnan(one["low"]) and one["reproduced"] == "not shown"
     facts = build(training=experiment(1), training_extended=experiment(4), ablations=experiment(2)).set_index("claim")
     assert facts.loc[claim, "seeds"] == 4
-    assert facts.loc["coupled bottom40 less GRPO (points)", ["ours", "seeds"]].tolist() == [-5.0, 2]
+    assert facts.loc["coupled rhythm, lowest 40% credited minus GRPO (points)", ["ours", "seeds"]].tolist() == [-5.0, 2]
 
 
 def evaluated(accuracy, half, **graded_as):
@@ -91,7 +91,7 @@ def evaluated(accuracy, half, **graded_as):
 
 def test_trained_models_need_every_benchmark_itself(build):
     runs = {"grpo": evaluated(30.0, 3.0), "coupled_rhythm": evaluated(36.0, 4.0)}
-    row = build(runs).set_index("claim").loc["Mathematics (Qwen3-4B-Base, 1K), coupled rhythm less GRPO (points)"]
+    row = build(runs).set_index("claim").loc["Mathematics (Qwen3-4B-Base, 1K), coupled rhythm minus GRPO (points)"]
     # each difference is 6 +- sqrt(3^2 + 4^2) = 5; the mean of five independent ones is 6 +- 5 / sqrt(5)
     assert (row["ours"], row["low"]) == pytest.approx((6.0, 6.0 - math.sqrt(5)))
     assert row["reproduced"] == "yes" and row["n"] == 500
@@ -121,10 +121,10 @@ def test_the_figure_draws_what_was_run(build, experiment):
 def test_the_papers_ablations_by_hand(build):
     facts = build().set_index("claim")
     for claim, paper in (
-        ("layers all less coupled rhythm (points)", 35.1 - 39.2),
+        ("layers all minus coupled rhythm (points)", 35.1 - 39.2),
         ("local all heads less local chunk (points)", 36.6 - 38.6),
         ("local W5 less local chunk (points)", 37.2 - 38.6),
-        ("global lo0 less global anchor (points)", 34.8 - 38.2),
+        ("global anchor, FAI over 0 to 40 (not 5 to 40) minus global anchor (points)", 34.8 - 38.2),
         ("global hiend less global anchor (points)", 37.4 - 38.2),
     ):
         assert facts.loc[claim, "paper"] == pytest.approx(paper)

@@ -1,10 +1,14 @@
 """Training curves, differences and tables over seeds, from a synthetic experiment."""
 
+import tomllib
+
 import numpy as np
 import pytest
 
 from figures import fig_credit, fig_training, table_training
+from figures.accuracy import LABELS
 from figures.fig_training import over_seeds, ratchet
+from pipeline.manifest import ROOT
 
 
 def test_the_papers_smoothing_never_falls():
@@ -32,7 +36,7 @@ def test_a_panel_for_every_quantity_that_was_logged(training_curves):
 def test_differences_from_both_baselines(experiment, seeds):
     fig = fig_credit.draw(experiment(seeds))
     labels = [text.get_text() for text in fig.axes[0].get_yticklabels()]
-    assert labels == ["random credit", "coupled rhythm", "coupled bottom40"]
+    assert labels == ["random credit", "coupled rhythm", "coupled rhythm, lowest 40% credited"]
     assert len(fig.axes) == 2
 
 
@@ -42,10 +46,16 @@ def test_the_table_has_ours_and_the_papers(experiment):
     assert (row["accuracy"], row["accuracy_low"], row["less_grpo"], row["paper"]) == (35, 32, 5, 63.1)
     assert table.facts.set_index("variant").loc["coupled_bottom40", "paper"] == 32.5
     shown = table.shown.set_index("Variant").loc["coupled rhythm"]
-    assert shown["Less GRPO [95%]"] == "5.0 [3.0, 7.0]" and shown["p"] == "0.040"
+    assert shown["Minus GRPO [95%]"] == "5.0 [3.0, 7.0]" and shown["p"] == "0.040"
     assert "512" in table.note and "seeds [0, 1]" in table.note
 
 
 def test_one_seed_has_dashes_for_intervals(experiment):
     shown = table_training.make(experiment(1), "Title").shown.set_index("Variant").loc["coupled rhythm"]
     assert shown["Accuracy % [95%]"] == "35.0" and shown["p"] == "—"
+
+
+def test_every_variant_has_a_name_that_a_reader_understands():
+    groups = tomllib.loads((ROOT / "training" / "configs" / "variants.toml").read_text())
+    names = {name for group in groups.values() for name in group}
+    assert names <= LABELS.keys() and len(set(LABELS.values())) == len(LABELS)
