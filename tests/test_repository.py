@@ -12,7 +12,7 @@ from jaxtyping import TypeCheckError
 
 from attention_rhythm.credit import CreditConfig, credit_weights
 from attention_rhythm.grpo import group_advantages
-from pipeline import readme
+from pipeline import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,10 +34,10 @@ def held(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("page", readme.PAGES)
+@pytest.mark.parametrize("page", pages.PAGES)
 def test_the_tables_in_a_page_are_the_committed_ones(held, page):
     text = (held / page).read_text(encoding="utf-8")
-    assert readme.filled(text, held) == text, "run: python -m pipeline.readme"
+    assert pages.filled(text, held) == text, "run: python -m pipeline.pages"
 
 
 def test_every_function_test_and_file_that_the_readme_names_is_there(held):

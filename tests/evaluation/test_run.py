@@ -103,7 +103,6 @@ def test_a_prompt_that_leaves_no_room_is_named(tmp_path):
         ({"generated": ("sudoku",)}, "unknown task 'sudoku'"),
         ({"tasks": ()}, "no tasks"),
         ({"tasks": ("gsm8k",), "generated": ("gsm8k",)}, "gsm8k is there twice"),
-        ({"tasks": ("gsm8k",), "engine": "tgi"}, "unknown engine 'tgi'"),
         ({"tasks": ("gsm8k",), "samples": 0}, "samples must be at least 1"),
         ({"tasks": ("gsm8k",), "samples_of": {"aime": 2}}, "unknown task 'aime'"),
         ({"tasks": ("gsm8k",), "limit": -1}, "limit"),
