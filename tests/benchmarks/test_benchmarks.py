@@ -25,7 +25,7 @@ def run(module, *arguments):
 @pytest.fixture
 def tiny(monkeypatch, tiny_model_folder):
     """A tiny model in the place of the one that is measured."""
-    from evaluation import models
+    from attention_rhythm import models
 
     load_model = models.load_model
     monkeypatch.setattr(models, "load_model", lambda *_, **__: load_model(tiny_model_folder))

@@ -329,7 +329,7 @@ import os, signal, threading
 from attention_rhythm.tasks.grading import grade, shared_judge
 from attention_rhythm.tasks.base import Problem
 problem = Problem("m", "?", "42", "math500")
-print(grade(problem, r"\boxed{42}").correct, shared_judge()._process.pid, flush=True)
+print(grade(problem, r"\boxed{42}").correct, shared_judge()._nursery[0].pid, flush=True)
 """
 
 
@@ -374,7 +374,7 @@ def test_killed_children_are_reaped():
         for _ in range(3):
             assert not judge.judge("42", "10^{10^{10}}").decided
             assert judge.judge("42", "42").equal
-        states = [state for _, state in members(judge._process.pid)]
+        states = [state for _, state in members(judge._nursery[0].pid)]
         assert len(states) == 2 and "Z" not in states
     finally:
         judge.close()
@@ -384,8 +384,8 @@ def test_a_killed_nursery_is_replaced():
     judge = MathJudge()
     try:
         assert judge.judge("42", "42").equal
-        os.kill(judge._process.pid, signal.SIGKILL)
-        judge._process.wait()
+        os.kill(judge._nursery[0].pid, signal.SIGKILL)
+        judge._nursery[0].wait()
         assert not judge.judge("42", "42").decided  # nobody was there to answer
         assert judge.judge("42", "42").equal
     finally:

@@ -29,7 +29,7 @@ def test_every_key_goes_where_it_belongs():
         ({"signals": {"windows": 5}}, "algorithm.rhythm.signals has no key 'windows'"),
         ({"attn": "dense"}, "attn must be one of fused, separate, exported"),
         ({"strategy": "best"}, "strategy must be one of"),
-        ({"quantile": 0}, "quantile must be in"),
+        ({"quantile": 0.0}, "quantile must be in"),
         ({"signals": {"horizon": [5, 2]}}, "horizon must be"),
     ],
 )

@@ -27,7 +27,7 @@ def test_committed_without_outputs_and_with_parameters(book):
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
-    assert len(tagged) == 1 and tagged[0].source.startswith('results = "../results/smoke"')
+    assert len(tagged) == 1 and tagged[0].source.startswith('results = "../results/cpu"')
     assert cells[0].cell_type == "markdown" and "What you will see" in cells[0].source
     assert sum(len(cell.source.splitlines()) for cell in code) < 60, "a notebook calls the library, it does not copy it"
 
