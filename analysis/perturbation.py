@@ -39,6 +39,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\d+(?:[.,]\d+)*")
 
 @cache
 def stop_words() -> frozenset[str]:
+    """The English list of the package stop-words."""
     from stop_words import get_stop_words
 
     return frozenset(get_stop_words("en"))

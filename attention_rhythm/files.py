@@ -74,11 +74,13 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
+    """Bytes, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path | str, text: str) -> None:
+    """Text as UTF-8, whole or not at all."""
     write_bytes(path, text.encode())
 
 
@@ -189,6 +191,7 @@ def resume_jsonl(path: Path | str) -> list[Any]:
 
 
 def sha256_file(path: Path | str) -> str:
+    """Of a file's bytes, as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -67,6 +67,7 @@ def frames(record: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def main() -> int:
+    """Draw benchmarks/results/growth.json."""
     for path in save(draw(*frames(read_json(RESULTS))), RESULTS.with_suffix("")):
         print(f"written: {path.name}")
     return 0

@@ -74,6 +74,7 @@ def shown(facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def label(row: dict) -> str:
+    """A quantity as the table names it."""
     if row["measure"] == "pr_less":
         return f"Pr(high FAI < {GROUPS[row['against']]}), % of problems"
     if row["measure"] == "difference":

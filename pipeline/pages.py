@@ -2,9 +2,9 @@
 
     python -m pipeline.pages
 
-Between `<!-- NAME -->` and `<!-- end -->` stands what NAME says: a table, results/PROFILE/tables/TABLE.md; `headline`, ten
-claims of the summaries; `stages`, the measured minutes of each stage; `tree` and `imports`, the modules and who imports
-whom.
+What stands between `<!-- NAME -->` and `<!-- end -->` is what NAME says: a table, results/PROFILE/tables/TABLE.md;
+`headline`, ten claims of the summaries; `stages`, the measured minutes of each stage; `tree` and `imports`, the modules
+and who imports whom.
 """
 
 from __future__ import annotations

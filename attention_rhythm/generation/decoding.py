@@ -26,6 +26,9 @@ class PrefixDecoder:
         prefixes: G token sequences (1-d long tensors), possibly empty.
         group: (B,) index of each row's prefix.
         visible: (B,) how many of its prefix's tokens a row attends to; the row goes on from that position.
+
+    Raises:
+        GenerationError: a prefix that is longer than the model's context. UnsupportedAttention: another attention.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class PrefixDecoder:
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Feed one token to each row, (B,), and return the logits of the next one, (B, V), float32."""
+        """Feed one token to each row, (B,), and return the logits of the next one, (B, V), float32. BrokenLogits: NaN."""
         positions = (self.visible + self.length)[:, None]
         with replaced_attention(self.model, self._attend):
             out = self.model(input_ids=tokens[:, None], position_ids=positions, use_cache=False)

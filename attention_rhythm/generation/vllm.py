@@ -123,6 +123,7 @@ class VLLMGenerator:
         return [self._completion(output.outputs[0]) for output in outputs]
 
     def _completion(self, output: Any) -> Completion:
+        """vLLM's answer as ours. BrokenLogits: a log-probability that is not finite."""
         token_ids = list(output.token_ids)
         logprobs = [entry[token].logprob for token, entry in zip(token_ids, output.logprobs, strict=True)]
         if not all(map(math.isfinite, logprobs)):

@@ -15,6 +15,8 @@ def select_layers(num_hidden_layers: int, layers: str | tuple[int, ...], num_lay
 
     "middle" runs from floor(L/3) to floor(2L/3), "bottom" from 0 to floor(L/3), "top" from floor(2L/3) to L-1, "all"
     from 0 to L-1; the thinned layers are round(linspace(first, last, num_layers)) with duplicates dropped.
+
+    ValueError: another name, a layer that the model does not have, or none.
     """
     if not isinstance(layers, str):
         wrong = [layer for layer in layers if not 0 <= layer < num_hidden_layers]
@@ -39,6 +41,8 @@ def head_sets(
 
     The size is fraction x heads, rounded with halves up, at least 1; ties go to the lower (layer, head).
     With `fraction=None` every head is in both sets (the all-heads ablation, Table 14).
+
+    ValueError: a fraction outside (0, 1].
     """
     if fraction is None:
         return torch.ones_like(span, dtype=torch.bool), torch.ones_like(span, dtype=torch.bool)

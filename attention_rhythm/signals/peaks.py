@@ -20,6 +20,8 @@ def find_peaks(
             values | "local_maximum": strict local maxima | "quantile": the ceil(quantile x n) highest defined values,
             ties to the earlier.
 
+    ValueError: another rule.
+
     The first and the last defined value are no local maxima: a neighbour is missing. A plateau counts once, in its
     middle. A response too short to have a local maximum has no peaks.
     """

@@ -41,6 +41,7 @@ def _dispatch(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
+    """What transformers calls in the place of an attention. RuntimeError: outside `replaced_attention`."""
     function = _active.get()
     if function is None:
         raise RuntimeError("the attention function is only there inside `replaced_attention`")

@@ -107,7 +107,10 @@ def combine_heads(
     config: SignalConfig,
     head_sets: HeadSets | None = None,
 ) -> Signals:
-    """From per-head statistics to signals: draw the head sets (Eq. 8), average over them, keep the response."""
+    """From per-head statistics to signals: draw the head sets (Eq. 8), average over them, keep the response.
+
+    NotFinite: NaN or inf in the spans.
+    """
     if not bool(torch.isfinite(span).all()):
         raise NotFinite("NaN or inf in the attention: the weights or the number format are broken")
     local, glob = head_sets if head_sets is not None else sets_of_heads(span, config.head_fraction)

@@ -229,7 +229,7 @@ class SignalRecorder:
         return out
 
     def statistics(self) -> HeadStatistics:
-        """What was gathered; an error if a sampled layer never came by, or some q or k was not finite."""
+        """What was gathered. UnsupportedAttention: a sampled layer never came by. NotFinite: NaN or inf in some q or k."""
         if not math.isfinite(self._total):
             raise NotFinite("NaN or inf in the attention: the weights or the number format are broken")
         missing = [layer for layer in self.layers if layer not in self._read]

@@ -75,6 +75,7 @@ class Task:
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """The splits that some source has."""
         return tuple(sorted({*self.files, *self.hub, *self.generated_splits}))
 
 

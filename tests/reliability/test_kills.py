@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -98,37 +99,45 @@ def test_a_folder_is_the_old_or_the_new_one_or_gone_but_never_a_mixture(tmp_path
 # --- the whole pipeline ---------------------------------------------------------------------------------------------
 
 
+STAGE = re.compile(r"\[\d+/\d+\] (\w+):")
+
+
 @pytest.mark.slow
 def test_smoke_killed_twenty_times_ends_with_the_results_of_an_undisturbed_run(new_copy):
+    """Each life ends within a stage: the first that it begins, or the second, so that half of them go forward."""
     undisturbed, killed = new_copy("undisturbed"), new_copy("killed")
-    started = time.monotonic()
-    process, output = undisturbed.start(), []
+    process, output, begun = undisturbed.start(), [], {}
     for line in process.stdout:
         output.append(line)
-        if line.startswith("[2/"):
-            start_up = time.monotonic() - started  # imports, mostly: no run does anything before it
+        if match := STAGE.match(line):
+            begun[match.group(1)] = time.monotonic()
     assert process.wait() == 0, "".join(output)
-    whole_run = time.monotonic() - started
+    ends = [*list(begun.values())[1:], time.monotonic()]
+    lasts = {stage: end - start for (stage, start), end in zip(begun.items(), ends, strict=True)}
 
-    # Short lives first, for the many short stages; longer ones for training, figures and notebooks.
     moments = random.Random(SEED)
-    lives = [moments.uniform(0.5, 1.8) * start_up for _ in range(KILLS // 2)]
-    lives += [start_up + moments.uniform(0, 0.15) * whole_run for _ in range(KILLS // 2)]
     reached = []
-    for life in lives:
-        process = killed.start(stdout=subprocess.DEVNULL)
-        time.sleep(life)
-        if process.poll() is not None:  # on a fast machine it may end first: then some of it is made again
-            shutil.rmtree(killed.results / "notebooks")
+    while len(reached) < KILLS:
+        before = len(finished(killed.results))
+        lines = 1 + len(reached) % 2
+        process, stages = killed.start(), []
+        for line in process.stdout:
+            if match := STAGE.match(line):
+                stages.append(match.group(1))
+                if len(stages) == lines:
+                    time.sleep(moments.uniform(0, 0.8) * lasts[stages[-1]])
+                    break
+        if process.poll() is not None or len(stages) < lines:  # it has ended first: some of it is made again
+            assert process.wait() == 0
+            shutil.rmtree(killed.results / "figures")
+            reached += [] if len(stages) == lines else [before]
             continue
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert_whole(killed.results)
         reached.append(len(finished(killed.results)))
-    print(f"undisturbed {whole_run:.0f} s, of which start-up {start_up:.1f} s; stages finished at the kills: {reached}")
-    assert len(reached) >= KILLS - 3
-    assert reached == sorted(reached), "a finished stage was lost"
-    assert reached[-1] > 2
+        assert reached[-1] >= before + (lines - 1 if before < len(lasts) - 1 else 0), "a finished stage was lost"
+    print(f"stages finished at the kills: {reached}")
 
     status, output = killed.run()
     assert status == 0, output

@@ -26,6 +26,7 @@ class Rollout:
     finished: Bool[Tensor, "B"]  # ended by itself, not at the limit
 
     def to(self, device: torch.device) -> Rollout:
+        """The same on another device."""
         names = ("input_ids", "attention", "response", "sampled_logp", "finished")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 

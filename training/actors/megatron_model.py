@@ -57,6 +57,7 @@ class RMSNorm(torch.nn.RMSNorm):
 
 
 def heads_of(config: PretrainedConfig) -> Heads:
+    """Heads, and heads of keys and values, of a layer."""
     heads = config.num_attention_heads
     return Heads(heads, config.num_key_value_heads, getattr(config, "head_dim", None) or config.hidden_size // heads)
 

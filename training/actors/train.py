@@ -180,9 +180,11 @@ class TrainActor:
         return {**combine(parts), "loss": sum(losses), "grad_norm": norm.item(), "lr": lr}
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the optimizer."""
         return {"optimizer": self.optimizer.state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = state["steps"]
 

@@ -40,6 +40,8 @@ _DEVICE = _CPUDevice("rhythm_cpu_device")
 
 @PlatformRegistry.register(platform="cpu")
 class CPUPlatform(PlatformBase):
+    """A CPU in the place of an accelerator, with gloo for its collectives."""
+
     device_name = vendor_name = "cpu"
     device_module = _DEVICE
 

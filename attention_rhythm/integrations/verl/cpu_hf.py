@@ -30,6 +30,7 @@ class HFServer:
         self.turn = asyncio.Lock()
 
     async def generate(self, request_id: str, prompt_ids: list[int], sampling_params: dict, **_: Any) -> TokenOutput:
+        """Complete one prompt, together with those that wait."""
         limit = sampling_params.get("max_tokens") or sampling_params.get("max_new_tokens") or self.max_new_tokens
         answer = asyncio.get_running_loop().create_future()
         self.waiting.append(((tuple(prompt_ids), limit, sampling_params.get("temperature", 1.0)), answer))
@@ -47,6 +48,7 @@ class HFServer:
         )
 
     def answer(self, requests: list[tuple[tuple, asyncio.Future]]) -> None:
+        """Generate for all that wait; those alike in one call."""
         alike = defaultdict(list)
         for key, future in requests:
             alike[key].append(future)
@@ -57,16 +59,20 @@ class HFServer:
                 future.set_result(completion)
 
     async def load(self, weights: dict[str, torch.Tensor], global_steps: int | None) -> None:
+        """Take over new weights."""
         self.generator.update_weights(weights.items())
         self.global_steps = global_steps
 
-    async def nothing(self, *_: Any, **__: Any) -> None: ...
+    async def nothing(self, *_: Any, **__: Any) -> None:
+        """What a server on a GPU does to free or to fill its memory."""
 
     wake_up = sleep = abort_all_requests = resume_generation = clear_kv_cache = nothing
     release_kv_cache = resume_kv_cache = start_profile = stop_profile = nothing
 
 
 class HFReplica(RolloutReplica):
+    """Starts the server of one rollout replica."""
+
     async def launch_servers(self) -> None:
         name = _server_name(self.replica_rank)
         server = ray.remote(HFServer).options(name=name, max_concurrency=self.max_concurrency, num_cpus=0)

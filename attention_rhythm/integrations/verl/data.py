@@ -55,6 +55,7 @@ def write(task: str, folder: Path, limit: int | None = None) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0 done, 1 failed."""
     parser = argparse.ArgumentParser(
         prog="python -m attention_rhythm.integrations.verl.data", description=__doc__.split("\n")[0]
     )

@@ -41,6 +41,7 @@ class ReadsSignals:
     get_data_parallel_group: Any
 
     def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool = False) -> Any:
+        """The engine's own, but for a request that an exported copy answers."""
         request = request_of(data)
         if not (forward_only and request and request["attn"] == "exported"):
             return super().forward_backward_batch(data, loss_function, forward_only)  # type: ignore[misc]
@@ -102,6 +103,7 @@ if MegatronEngineWithLMHead is not None:  # where Megatron-core is installed
 
 
 def request_of(data: TensorDict) -> dict[str, Any] | None:
+    """The request that travels with a batch; None where there is none."""
     return tu.get_non_tensor_data(data, key=REQUEST, default=None)
 
 
@@ -149,7 +151,7 @@ def exported_copy(weights: Any, hf_config: Any) -> PreTrainedModel:
 
 
 def signals_of_copy(model: PreTrainedModel, batch: TensorDict, config: SignalConfig) -> dict[str, Tensor]:
-    """WAAD and FAI of a micro-batch of nested sequences, nested."""
+    """WAAD (tokens) and FAI of a micro-batch of nested sequences, nested tensors (B, response length)."""
     attention, response, _ = masks(batch)
     ids = torch.nested.to_padded_tensor(batch["input_ids"], padding=0, output_size=attention.shape)
     signals = attention_signals(model, ids, attention, response, config)

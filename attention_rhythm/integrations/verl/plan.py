@@ -130,6 +130,7 @@ def seconds_per_step(job: Job) -> float:
 
 
 def hours(job: Job) -> float:
+    """Hours of the whole job."""
     return seconds_per_step(job) * job.steps / 3600
 
 
@@ -161,6 +162,7 @@ def table(jobs: dict[str, Job]) -> str:
 
 
 def fits(job: Job) -> bool:
+    """Whether every phase fits into a GPU of 80 GB, with room for a KV cache."""
     return max(peaks(job).values()) <= USABLE * GPU_MEMORY and memory(job)["KV cache"] > 0
 
 
@@ -195,6 +197,7 @@ def plan_of(config: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the plan of the shipped jobs and of larger ones."""
     parser = argparse.ArgumentParser(
         prog="python -m attention_rhythm.integrations.verl.plan", description=__doc__.split("\n")[0]
     )

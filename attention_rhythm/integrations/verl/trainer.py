@@ -57,7 +57,10 @@ class RhythmTrainer(PPOTrainerSync):
         return {"attn": self.rhythm.attn, "signals": asdict(self.rhythm.signals)}
 
     def _shape(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """Replace the advantages in the queue by shaped ones, and put gamma beside them."""
+        """Replace the advantages in the queue by shaped ones, and put gamma beside them.
+
+        RuntimeError: the workers have given no signals.
+        """
         signals = SIGNALS[self.rhythm.credit.strategy]
         fields = ["response_mask", "advantages", "entropy", *(name for name in signals if name != "entropy")]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
