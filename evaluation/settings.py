@@ -17,6 +17,12 @@ from attention_rhythm.errors import UsageError
 SOURCES = ("generated", "benchmark")
 
 
+def check_names(*tasks: str) -> None:
+    """UsageError for a task that is no name: it becomes part of a file's name, so no dots and no slashes."""
+    if wrong := [task for task in tasks if not task.isidentifier()]:
+        raise UsageError(f"a task is a name, not {wrong[0]!r}")
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """Table [model]."""
@@ -68,6 +74,7 @@ class ResponsesSettings:
     batch_size: int = 35  # responses at once: memory and speed
 
     def __post_init__(self) -> None:
+        check_names(self.task)
         if self.source not in SOURCES:
             raise UsageError(f"source must be {' or '.join(SOURCES)}, not {self.source!r}")
 
@@ -92,6 +99,7 @@ class EvaluationConfig:
     seed: int = 0  # of the sample of problems and of sampled completions
 
     def __post_init__(self) -> None:
+        check_names(*self.all_tasks)
         if not self.all_tasks:
             raise UsageError("no tasks to evaluate")
         if twice := {name for name in self.all_tasks if self.all_tasks.count(name) > 1}:

@@ -78,7 +78,10 @@ class PrefixDecoder:
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Feed one token to each row, (B,), and return the logits of the next one, (B, V), float32. BrokenLogits: NaN."""
+        """Feed one token to each row, (B,), and return the logits of the next one, (B, V), float32.
+
+        BrokenLogits: NaN or inf in them.
+        """
         positions = (self.visible + self.length)[:, None]
         with replaced_attention(self.model, self._attend):
             out = self.model(input_ids=tokens[:, None], position_ids=positions, use_cache=False)

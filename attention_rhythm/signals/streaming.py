@@ -229,7 +229,10 @@ class SignalRecorder:
         return out
 
     def statistics(self) -> HeadStatistics:
-        """What was gathered. UnsupportedAttention: a sampled layer never came by. NotFinite: NaN or inf in some q or k."""
+        """What was gathered.
+
+        UnsupportedAttention: a sampled layer never came by. NotFinite: NaN or inf in some q or k.
+        """
         if not math.isfinite(self._total):
             raise NotFinite("NaN or inf in the attention: the weights or the number format are broken")
         missing = [layer for layer in self.layers if layer not in self._read]

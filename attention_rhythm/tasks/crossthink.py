@@ -11,7 +11,10 @@ from attention_rhythm.tasks.base import LETTERS, Problem, Row, Task, rest_of, te
 
 
 def parse_crossthink(row: Row, index: int) -> Problem:
-    """A row with `question`, `choices` (letter -> text, from A on without gaps) and `answer` (a letter of them). ValueError: a row whose answer is none of its choices."""
+    """A row with `question`, `choices` (letter -> text, from A on without gaps) and `answer` (a letter of them).
+
+    ValueError: a row whose answer is none of its choices.
+    """
     choices = row["choices"]
     letters = "".join(sorted(choices))
     if not letters or letters != LETTERS[: len(letters)]:

@@ -11,7 +11,10 @@ SEED = {"test": 0, "train": 1_000_000}
 
 
 def parse_zebra(row: Row, index: int) -> Problem:
-    """A row of ZebraLogic's mc_mode: `puzzle`, `question`, `choices` (texts), `answer` (the text of one of them). ValueError: a row whose answer is none of its choices."""
+    """A row of ZebraLogic's mc_mode: `puzzle`, `question`, `choices` (texts), `answer` (the text of one of them).
+
+    ValueError: a row whose answer is none of its choices.
+    """
     question = text_field(row, "question")
     if row.get("puzzle"):
         question = f"{text_field(row, 'puzzle')}\n{question}"

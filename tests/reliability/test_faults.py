@@ -35,7 +35,7 @@ from tests.support.models import build_trained as build
 from tests.support.toy import run as run_toy
 from tests.support.training import CONFIG, without_seconds
 from tests.support.training import run as train
-from training import checkpoint, experiment
+from training import checkpoint, runs
 from training import run as training_run
 
 KIB = 1 << 10
@@ -221,15 +221,15 @@ def finish_or_die(folder, *_):
 
 
 def test_a_worker_that_dies_is_an_error_in_one_line_and_finished_runs_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "one_run", finish_or_die)
+    monkeypatch.setattr(runs, "one_run", finish_or_die)
     configs = {tmp_path / name: CONFIG for name in "abc"}
     with pytest.raises(ReproError, match=r"a worker process died.*1 of 3 runs are finished and kept") as caught:
-        experiment.run_all("policy", configs, 1, 1, 1)
+        runs.run_all("policy", configs, 1, 1, 1)
     assert "\n" not in str(caught.value)
     assert [path.parent.name for path in tmp_path.glob("*/final.json")] == ["a"]
     before = (tmp_path / "a" / "final.json").stat().st_mtime_ns
     (tmp_path / "enough memory").touch()
-    experiment.run_all("policy", configs, 1, 1, 1)
+    runs.run_all("policy", configs, 1, 1, 1)
     assert sorted(path.parent.name for path in tmp_path.glob("*/final.json")) == ["a", "b", "c"]
     assert (tmp_path / "a" / "final.json").stat().st_mtime_ns == before
 
@@ -243,11 +243,11 @@ def interrupt_and_go_on(folder, *_):
 
 
 def test_ctrl_c_ends_the_runs_under_way_and_begins_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "one_run", interrupt_and_go_on)
+    monkeypatch.setattr(runs, "one_run", interrupt_and_go_on)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores the signal
     try:
         with pytest.raises(KeyboardInterrupt):
-            experiment.run_all("policy", {tmp_path / name: CONFIG for name in "abc"}, 1, 1, 1)
+            runs.run_all("policy", {tmp_path / name: CONFIG for name in "abc"}, 1, 1, 1)
     finally:
         signal.signal(signal.SIGINT, before)
     assert [path.name for path in tmp_path.glob("*began")] == ["a began"]

@@ -184,7 +184,7 @@ def read(path: Path):
         case ".csv":
             return pd.read_csv(path)
         case ".parquet":
-            return pd.read_parquet(path).to_csv()
+            return pd.read_parquet(path)
         case ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: arrays[name].tobytes() for name in arrays.files}
@@ -212,12 +212,18 @@ def contents(results: Path) -> dict[str, object]:
 
 def without_timings(name: str, content):
     if name == "manifest.json":  # and without the hashes of files that hold timings; the files are compared themselves
-        kept = ("config", "seed", "model", "data", "packages", "python")
-        return {stage: {key: entry[key] for key in kept} for stage, entry in content.items()}
+        kept = ("settings", "model", "packages", "python")
+        made_of = ("settings", "model", "data", "code")
+        return {
+            stage: {key: entry[key] for key in kept} | {key: entry["made_of"][key] for key in made_of}
+            for stage, entry in content.items()
+        }
     if name == "metrics.jsonl":
         return [without(record, "seconds") for record in content]
-    if name == "training.csv":
+    if name == "training_curves.parquet":
         return content[[column for column in content if not column.startswith("seconds")]].to_csv()
+    if name == "training_runs.json":
+        return [without(without(row, "seconds"), "started") for row in content]
     if name == "training.json":
         return {**content, "results": [without(result, "seconds") for result in content["results"]]}
     if name.endswith(".ipynb"):  # papermill gives the cell with the parameters a new id each time

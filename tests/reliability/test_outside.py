@@ -21,7 +21,7 @@ from attention_rhythm.models import load_model
 from attention_rhythm.tasks.problems import load_problems
 from evaluation import run as evaluation_run
 from figures import token_view
-from pipeline import cli as reproduce
+from pipeline import cli, profiles, running
 from pipeline.manifest import ROOT
 
 HERE = Path(__file__).parent
@@ -166,16 +166,15 @@ def test_a_name_of_a_benchmark_cannot_leave_its_folder(data_dir, name, monkeypat
         assert evaluation_run.main(["--model", "nothing/here", "--tasks", name]) == 2
     except SystemExit as stop:
         assert stop.code == 2
-    text = (ROOT / "profiles" / "smoke.toml").read_text()
     (tmp_path / "profiles").mkdir()
-    monkeypatch.setattr(reproduce, "PROFILES", tmp_path / "profiles")
-    hostile = f"task = {json.dumps(name)}"
-    (tmp_path / "profiles" / "smoke.toml").write_text(re.sub(r"^task = .*$", lambda _: hostile, text, flags=re.M))
-    with pytest.raises(UsageError, match="lacks task, a name"):
-        reproduce.make_run("smoke")
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path / "profiles")
+    for text in (f"[responses]\ntask = {json.dumps(name)}", f"[evaluation]\ntasks = [{json.dumps(name)}]"):
+        (tmp_path / "profiles" / "smoke.toml").write_text(text)
+        with pytest.raises(UsageError, match="a task is a name"):
+            running.make_job("smoke")
     for command in (["--stage", name], [name or "."]):
         try:
-            assert reproduce.main([*command, "--dry-run"]) == 2
+            assert cli.main([*command, "--dry-run"]) == 2
         except SystemExit as stop:
             assert stop.code == 2
     assert "secret" not in " ".join(os.listdir(data_dir))
