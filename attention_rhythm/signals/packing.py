@@ -1,7 +1,7 @@
 """Attention over packed sequences: one row of several sequences end to end, as trainers without padding have it.
 
-A causal attention function over right-padded rows keeps sequences apart by itself; `packed` puts one between unpacking
-and packing, so that what reads the attention never learns of it.
+A causal attention function over right-padded rows keeps sequences apart by itself. `packed` unpacks what it is given,
+calls that function, and packs the result: what reads the attention of padded rows reads that of packed ones unchanged.
 """
 
 from __future__ import annotations
