@@ -24,7 +24,7 @@ from attention_rhythm.integrations.verl.data import write
 from attention_rhythm.integrations.verl.plan import BEYOND, SHIPPED, plan_of, table
 from attention_rhythm.integrations.verl.settings import RhythmConfig, RhythmConfigError, check
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = Path(__file__).parent / "configs"
 PLUGIN = "attention_rhythm.integrations.verl.plugin"
 HINT = "verl is not installed: ./reproduce.sh setup-verl (CPU) or conda env create -f environment.yml (GPUs)"
