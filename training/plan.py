@@ -16,24 +16,36 @@ TRIED_RESPONSES, TRIED_TOKENS = 16, 16  # of the generation that is timed
 GIB = 2**30
 
 
-def plan_of(model: PreTrainedModel, generator: Generator, prompts: Sequence[Sequence[int]], config: TrainConfig) -> str:
+def plan_of(
+    model: PreTrainedModel,
+    generator: Generator,
+    prompts: Sequence[Sequence[int]],
+    config: TrainConfig,
+    *,
+    timed: bool = True,
+) -> str:
     """A few lines for the person who has started the run.
 
     The time is measured: a short generation, and one sequence there and back. It is that of responses as long as they
-    may be, so a run is shorter where responses end by themselves. ValueError: no prompts.
+    may be, so a run is shorter where responses end by themselves. Not `timed`, nothing is computed. ValueError: no
+    prompts.
     """
     if not prompts:
         raise ValueError("no prompts to plan with")
     responses = config.prompts_per_step * config.samples_per_prompt
     tokens = responses * config.max_new_tokens
-    seconds = seconds_of_a_step(model, generator, prompts, config)
+    time_needed = "the bar tells after the first step"
+    if timed:
+        seconds = seconds_of_a_step(model, generator, prompts, config)
+        total = _words(seconds * config.steps)
+        time_needed = f"at most about {_words(seconds)} a step, {total} in all, without evaluations"
     return (
         f"{config.steps} steps of {responses} responses ({config.prompts_per_step} problems x "
         f"{config.samples_per_prompt}), {config.gradient_steps} gradient steps each; at most {tokens:,} tokens a step, "
         f"{config.steps * tokens:,} in all\n"
         f"memory: at least {memory(model, config) / GIB:.1f} GiB (weights, gradients, AdamW's moments, the logits of a "
         f"pass of {config.optim.micro_batch}; activations come on top)\n"
-        f"time: at most about {_words(seconds)} a step, {_words(seconds * config.steps)} in all, without evaluations"
+        f"time: {time_needed}"
     )
 
 

@@ -99,14 +99,17 @@ def run(options: Options) -> int:
 
         on_gpu = model.device.type == "cuda"
         engine = VLLMGenerator.load(options.model, dtype="bfloat16" if on_gpu else "float32", sleeps=on_gpu)
-    prompts = [build_prompt_ids(problem, tokenizer) for problem in problems[: config.prompts_per_step]]
-    print(plan_of(model, engine or HFGenerator(model, tokenizer), prompts, config), flush=True)
     measure = {"samples": 1, "max_new_tokens": config.max_new_tokens, "batch": config.generation_batch}
 
     def evaluate(generator: Generator) -> dict[str, float]:
         return {"sampled": float(sampled_accuracy(generator, tokenizer, test, **measure).mean())}
 
     with locked(options.out):
+        prompts = [build_prompt_ids(problem, tokenizer) for problem in problems[: config.prompts_per_step]]
+        generator = engine or HFGenerator(model, tokenizer)
+        # Megatron's ranks are forked, which is safe only while this process has computed nothing
+        timed = options.train == "torch"
+        print(plan_of(model, generator, prompts, config, timed=timed), flush=True)
         records = train(
             model,
             tokenizer,
