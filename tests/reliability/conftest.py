@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from pipeline.manifest import ROOT
+from pipeline.profiles import settings_classes
+from training.loop import TrainConfig
 
 # What makes the smoke profile and the training recipe small: every stage still has several batches to be killed in.
 PROFILE = {
@@ -23,12 +27,12 @@ PROFILE = {
 RECIPE = {"loop": {"prompts_per_step": 4, "samples_per_prompt": 4, "max_new_tokens": 48, "checkpoint_every": 1}}
 
 
-def change(path: Path, changes: dict[str, dict]) -> None:
-    """Change keys of a TOML file of plain tables; every key must be there already."""
+def change(path: Path, changes: dict[str, dict], known: Callable[[str], set[str]]) -> None:
+    """Change keys of a TOML file of plain tables; every key must be `known` in its table."""
     config = tomllib.loads(path.read_text())
     for table, items in changes.items():
-        assert items.keys() <= config[table].keys() | {"checkpoint_every"}, (path.name, table)
-        config[table] |= items
+        assert items.keys() <= known(table), (path.name, table)
+        config[table] = config.get(table, {}) | items
     plain = [f"{key} = {json.dumps(value)}" for key, value in config.items() if not isinstance(value, dict)]
     for table, items in config.items():
         if isinstance(items, dict):
@@ -42,7 +46,7 @@ class Copy:
     def __init__(self, folder: Path, model: str):
         self.root, self.model = folder, model
         self.started: list[subprocess.Popen] = []
-        self.results = folder / "results" / "smoke"
+        self.results = folder / "results" / f"smoke-{Path(model).name}"
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ":!results"],
             cwd=ROOT, capture_output=True, text=True, check=True,
@@ -51,8 +55,10 @@ class Copy:
             if (ROOT / name).is_file():  # not one that was deleted and not yet committed
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        change(folder / "profiles" / "smoke.toml", PROFILE)
-        change(folder / "training" / "configs" / "countdown.toml", RECIPE)
+        settings = settings_classes()
+        change(folder / "profiles" / "smoke.toml", PROFILE, lambda table: {f.name for f in fields(settings[table])})
+        loop = {f.name for f in fields(TrainConfig)}
+        change(folder / "training" / "configs" / "countdown.toml", RECIPE, lambda table: loop)
 
     def start(self, *arguments: str, **options) -> subprocess.Popen:
         """`reproduce.sh smoke` as the leader of a process group of its own."""

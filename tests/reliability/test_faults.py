@@ -33,6 +33,7 @@ from pipeline import cli, running
 from tests.support.models import Letters
 from tests.support.models import build_trained as build
 from tests.support.toy import run as run_toy
+from tests.support.toy import set_up
 from tests.support.training import CONFIG, without_seconds
 from tests.support.training import run as train
 from training import checkpoint, runs

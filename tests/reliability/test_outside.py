@@ -48,7 +48,7 @@ def test_ten_thousand_hostile_completions_are_graded_in_time_and_run_nothing(tmp
         "PYTHONPATH": os.pathsep.join([str(HERE / "audit"), str(ROOT)]), "AUDIT_LOG": str(log),
         "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
-    command = [sys.executable, "-m", "tests.reliability.hostile", str(COMPLETIONS // PROCESSES)]
+    command = [sys.executable, "-m", "tests.support.hostile", str(COMPLETIONS // PROCESSES)]
     graders = [
         subprocess.Popen(
             [*command, str(seed)], cwd=tmp_path / "cwd", env=environment, stdout=subprocess.PIPE, text=True
