@@ -113,7 +113,7 @@ elif [[ ${arguments[*]:0:2} == "test verl" ]]; then
     venv=.venv-verl requirements=requirements-verl.txt
     command=(pytest -m "not network" tests/verl tests/test_grpo.py "${arguments[@]:2}")
 elif [[ ${arguments[0]:-} == test ]]; then
-    command=(pytest -m "not network" "${arguments[@]:1}")
+    command=(pytest -m "not network and not long" "${arguments[@]:1}")
 else
     command=(pipeline "${arguments[@]}")
     if $asks_only || ! is_set_up "$venv" "$requirements"; then

@@ -102,7 +102,7 @@ def test_a_folder_is_the_old_or_the_new_one_or_gone_but_never_a_mixture(tmp_path
 STAGE = re.compile(r"\[\d+/\d+\] (\w+):")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_smoke_killed_twenty_times_ends_with_the_results_of_an_undisturbed_run(new_copy):
     """Each life ends within a stage: the first that it begins, or the second, so that half of them go forward."""
     undisturbed, killed = new_copy("undisturbed"), new_copy("killed")
