@@ -21,7 +21,6 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,8 @@ def _be_worker() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"
-    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
+    begin = tqdm.__init__
+    tqdm.__init__ = lambda self, *args, **options: begin(self, *args, **{**options, "disable": True})
 
 
 def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held_out: int, samples: int) -> None:
