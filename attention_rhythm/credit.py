@@ -141,6 +141,8 @@ def shape_advantages(
 ) -> Float[Tensor, "B N"]:
     """Eq. 13: gamma_t A_t where A_t has the wanted sign, A_t elsewhere; no gradient flows through gamma.
 
+    In the unit of the advantages: standard deviations of the rewards of a group.
+
     Raises:
         ValueError: sign is none of both, positive, negative.
     """
@@ -183,7 +185,7 @@ def waad_change(waad: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
 def anchor_score(
     response: Bool[Tensor, "B N"], fai: Float[Tensor, "B N"], config: CreditConfig
 ) -> Float[Tensor, "B N"]:
-    """FAI as TopQ of Eq. 16 sees it: what is undefined stays so, or is worth 0."""
+    """FAI, a mean attention weight, as TopQ of Eq. 16 sees it: what is undefined stays so, or is worth 0."""
     return fai.masked_fill(response & fai.isnan(), 0.0) if config.undefined_fai == "zero" else fai
 
 

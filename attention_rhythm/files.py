@@ -96,7 +96,7 @@ def write_jsonl(path: Path | str, records: Iterable[Any]) -> None:
 
 
 def write_table(path: Path | str, frame: pd.DataFrame) -> None:
-    """A data frame as .csv or .parquet, without its index."""
+    """A data frame as .csv or .parquet, without its index. ValueError for another suffix."""
     writers: dict[str, Callable[..., Any]] = {
         ".csv": frame.to_csv,
         ".parquet": functools.partial(frame.to_parquet, compression="zstd"),
@@ -109,7 +109,7 @@ def write_table(path: Path | str, frame: pd.DataFrame) -> None:
 
 
 def write_npz(path: Path | str, **arrays: Any) -> None:
-    """Compressed numpy arrays; no objects, so that reading needs no pickle."""
+    """Compressed numpy arrays. ValueError for an array of objects: reading it would need pickle."""
     import numpy as np
 
     arrays = {name: np.asarray(array) for name, array in arrays.items()}

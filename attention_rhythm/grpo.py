@@ -14,7 +14,7 @@ AGGREGATIONS = ("token_mean", "sequence_mean")
 
 @torch.no_grad()
 def group_advantages(rewards: Float[Tensor, "B"], group_ids: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """Eq. 6: A_i = (r_i - mean r) / std r over the responses to one prompt; float32.
+    """Eq. 6: A_i = (r_i - mean r) / std r over the responses to one prompt, in standard deviations; float32.
 
     The paper does not say which standard deviation. This is the one of verl's `compute_grpo_outcome_advantage`: over
     G - 1 (`torch.std`), plus 1e-6. A group without spread gives 0 exactly, a group of one included (verl keeps the bare

@@ -85,6 +85,9 @@ def load_model(
     """Model in eval mode with fused (sdpa) attention, and its tokenizer: left padding, pad token set.
 
     dtype: float32 | bfloat16 | float16; device: cpu | cuda | auto (cuda if there is one).
+
+    Raises:
+        UsageError: another dtype or device. ReproError: cuda where there is none.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

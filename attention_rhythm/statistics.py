@@ -124,7 +124,8 @@ def bootstrap_ratio(
 ) -> Interval:
     """Percentile bootstrap, over problems, of sum(numerators) / sum(denominators), both (P,).
 
-    For shares of tokens: the longer response weighs more, in the estimate and in every resample.
+    For shares of tokens: the longer response weighs more, in the estimate and in every resample. ValueError if the two
+    differ in length.
     """
     top, bottom = problem_means(numerators), problem_means(denominators)
     if top.shape != bottom.shape:
@@ -171,7 +172,10 @@ def bootstrap_statistic(
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson score interval of a share of independent trials: pass@1 with one sample a problem."""
+    """Wilson score interval of a share of independent trials: pass@1 with one sample a problem.
+
+    ValueError for no trials, or more successes than trials.
+    """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} successes in {trials} trials")
     interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")

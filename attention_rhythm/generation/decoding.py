@@ -131,7 +131,7 @@ class PrefixDecoder:
         return store[layer][:, :, : self.length + 1]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows only, and drop the prefixes that no row needs any more."""
+        """Go on with these rows only, (rows,) indices, and drop the prefixes that no row needs any more."""
         for store in (self.keys, self.values):
             for layer, kept in store.items():
                 store[layer] = kept[rows]

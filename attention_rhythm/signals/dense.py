@@ -60,7 +60,7 @@ def fai(
 ) -> Float[Tensor, "B *heads N"]:
     """Eq. 10: FAI_s = mean over T(s) of A[t, s], T(s) = {t in R : s + H_lo <= t <= min(N, s + H_hi)}.
 
-    NaN where T(s) is empty.
+    A mean attention weight, 0 to 1. NaN where T(s) is empty.
     """
     n = maps.shape[-1]
     low, high = horizon[0], n if horizon[1] is None else horizon[1]

@@ -59,7 +59,7 @@ def head_sets(
 
 
 def kurtosis(values: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch"]:
-    """Excess kurtosis over the defined (not NaN) values of the last axis; 0 where they do not vary."""
+    """Excess kurtosis (no unit) over the defined (not NaN) values of the last axis; 0 where they do not vary."""
     defined = ~values.isnan()
     count = defined.sum(-1)
     x = values.nan_to_num(0.0)

@@ -149,7 +149,12 @@ def right_padding(attention_mask: Bool[Tensor, "B N"]) -> tuple[Int[Tensor, "B N
 def check_masks(
     input_ids: Int[Tensor, "B N"], attention_mask: Bool[Tensor, "B N"], response_mask: Bool[Tensor, "B N"]
 ) -> None:
-    """Refuse, naming the first sequence that is wrong, masks that do not describe padded prompts with responses."""
+    """Refuse masks that do not describe padded prompts with responses.
+
+    Raises:
+        ValueError: shapes that differ; a hole in an attention mask; response tokens outside it; an empty response. The
+            message names the first such sequence.
+    """
     if not input_ids.shape == attention_mask.shape == response_mask.shape:
         shapes = [tuple(x.shape) for x in (input_ids, attention_mask, response_mask)]
         raise ValueError(f"input_ids, attention_mask and response_mask must have one shape, not {shapes}")

@@ -70,7 +70,7 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
 def fused_attention(
     query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T D"], scale: float
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
-    """Causal attention of the fused kernel, and the log-sum-exp of each row's scaled scores; all in float32."""
+    """Causal attention of the fused kernel, and the log-sum-exp (nats) of each row's scaled scores; all in float32."""
     if query.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, True, attn_mask=None, scale=scale
@@ -87,7 +87,7 @@ def fused_attention(
 def attention_and_span(
     query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T Dv"], scale: float
 ) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
-    """Attention output, log-sum-exp, and sum_s A[t, s] (t - s) of each row (the inner sum of Eq. 7)."""
+    """Attention output, log-sum-exp (nats), and sum_s A[t, s] (t - s) of each row (tokens; the inner sum of Eq. 7)."""
     if kernels := triton_kernels(query.device):
         return kernels.attention_and_span(query, key, value, scale)
     length, dim = key.shape[2], value.shape[3]
@@ -115,7 +115,10 @@ def band_statistics(
     window: int,
     horizons: Sequence[Horizon],
 ) -> tuple[Float[Tensor, "B H T"], list[Float[Tensor, "B H T"]]]:
-    """WAAD of each row (Eq. 9) and FAI of each column (Eq. 10), for each head, from the tiles that the bands touch."""
+    """WAAD of each row (Eq. 9; tokens) and FAI of each column (Eq. 10; a mean attention weight), for each head.
+
+    Only the tiles that the bands touch are computed.
+    """
     if kernels := triton_kernels(query.device):
         waad = kernels.waad_rows(query, key, lse, scale, response, window)
         received = kernels.received_attention(query, key, lse, scale, response, horizons)

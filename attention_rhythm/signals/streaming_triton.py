@@ -255,7 +255,10 @@ def received_attention(
     response: Bool[Tensor, "B T"],
     horizons: Sequence[Horizon],
 ) -> list[Float[Tensor, "B H T"]]:
-    """For each horizon, the sum of A[t, s] over the response rows s + H_lo <= t <= s + H_hi: Eq. 10 before its mean."""
+    """For each horizon, the sum of A[t, s] over the response rows s + H_lo <= t <= s + H_hi: Eq. 10 before its mean.
+
+    In attention weights: between 0 and the number of rows.
+    """
     query, key = map(_rows_of_numbers, (query, key))
     batch, heads, length, dim = query.shape
     tile, ends = tiles(query.dtype, dim), _ends(response)

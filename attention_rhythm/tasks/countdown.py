@@ -220,7 +220,10 @@ def countdown_problem(item: CountdownItem, identity: str) -> Problem:
 
 
 def parse_countdown(row: Row, index: int) -> Problem:
-    """A row with `nums` or `numbers`, and `target`. The source gives no solution."""
+    """A row with `nums` or `numbers`, and `target`. The source gives no solution.
+
+    ValueError if the numbers are no list of integers, or there is no target.
+    """
     numbers = row.get("nums", row.get("numbers"))
     if not isinstance(numbers, list) or not numbers or not all(type(number) is int for number in numbers):
         raise ValueError("'nums' is not a list of integers")

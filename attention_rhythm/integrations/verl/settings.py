@@ -35,7 +35,11 @@ class RhythmConfig:
 
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> RhythmConfig:
-        """From plain keys: those of CreditConfig, a table `signals`, `attn`, `seed`."""
+        """From plain keys: those of CreditConfig, a table `signals`, `attn`, `seed`.
+
+        Raises:
+            RhythmConfigError: a key that does not exist, or an `attn` that is none of ATTN; the message names it.
+        """
         given = dict(table)
         signals = {name: _tuples(value) for name, value in dict(given.pop("signals", {})).items()}
         own = {name: given.pop(name) for name in ("attn", "seed") if name in given}

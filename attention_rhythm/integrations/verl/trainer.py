@@ -117,8 +117,10 @@ def credit_metrics(
 
 
 def entropy_ties(response: Tensor, entropy: Tensor) -> float:
-    """Share of response tokens whose entropy another token of the response has too: in bfloat16 the order of such
-    tokens, and with it the choice of the `entropy` strategy, is that of their places."""
+    """Share of response tokens whose entropy another token of the response has too; both (B, N).
+
+    In bfloat16 the order of such tokens, and with it the choice of the `entropy` strategy, is that of their places.
+    """
     tied = 0
     for row, own in zip(entropy, response, strict=True):
         tied += int(own.sum()) - int(torch.unique(row[own], return_counts=True)[1].eq(1).sum())
