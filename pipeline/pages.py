@@ -3,8 +3,8 @@
     python -m pipeline.pages
 
 What stands between `<!-- NAME -->` and `<!-- end -->` is what NAME says: a table, results/PROFILE/tables/TABLE.md;
-`headline`, ten claims of the summaries; `stages`, the measured minutes of each stage; `tree` and `imports`, the modules
-and who imports whom.
+`headline`, ten claims of the summaries; `in-training`, what training runs recorded; `stages`, the measured minutes of
+each stage; `costs`, the claims of the benchmarks; `tree` and `imports`, the modules and who imports whom.
 """
 
 from __future__ import annotations
@@ -19,26 +19,56 @@ from pathlib import Path
 import pandas as pd
 
 from attention_rhythm.files import read_json, write_text
+from figures.accuracy import LABELS
+from figures.inputs import Results
+from figures.tables import estimate, number
 from pipeline.manifest import ROOMS
 from pipeline.stages import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "RESULTS.md", "docs/method.md", "docs/architecture.md")
-BLOCK = re.compile(r"<!-- (results/\S+\.md|headline|stages|tree|imports) -->\n.*?<!-- end -->", re.DOTALL)
+PAGES = ("README.md", "RESULTS.md", "docs/method.md", "docs/costs.md", "docs/architecture.md")
+BLOCK = re.compile(
+    r"<!-- (results/\S+\.md|headline|in-training|stages|costs|tree|imports) -->\n.*?<!-- end -->", re.DOTALL
+)
 QWEN, CPU = "qwen2.5-coder-0.5b", "cpu"
-HEADLINE = (  # profile, claim of its summary
+SECTION_4 = (  # profile, claim of its summary
     (QWEN, "Entropy at WAAD peaks, lift over chance (%)"),
     (QWEN, "Receiver-head peaks that are global FAI peaks, lift over chance (%)"),
     (QWEN, "FAI peaks at or right after a WAAD peak, lift over chance (%)"),
     (QWEN, "Difference in Jaccard, high FAI minus low FAI"),
     (QWEN, "Difference in Jaccard, high FAI minus low FAI, same place"),
     (CPU, "Difference in Jaccard, high FAI minus low FAI, same place"),
+)
+SECTION_5 = (
     (CPU, "Countdown, coupled rhythm minus GRPO (points)"),
-    (CPU, "Countdown, global anchor minus GRPO (points)"),
     (CPU, "Countdown, local chunk minus GRPO (points)"),
     (CPU, "Countdown, coupled rhythm minus random credit (points)"),
 )
 NAMES = {QWEN: "Qwen2.5-Coder-0.5B", CPU: "SmolLM2-135M"}
+POLICY = "1.2M policy"
+
+# Columns of the extended experiment's curves: head, factor to that unit, digits.
+IN_TRAINING = {
+    "waad_peak_entropy_lift": ("Entropy at WAAD peaks, lift %", 100, 1),
+    "fai_follows_or_coincides_waad_lift": ("FAI peaks at or after WAAD peaks, lift %", 100, 1),
+    "larger": ("Advantages larger by, %", 100, 1),
+    "grad_norm": ("Gradient norm", 1, 3),
+    "response_length": ("Response, tokens", 1, 1),
+    "entropy": ("Entropy, nats", 1, 3),
+    "useful_groups": ("Useful groups, %", 100, 1),
+}
+# Claims of benchmarks/results/*.json, in words; a claim that is not here is in words already.
+COSTS = {
+    "signals_of_forward": "time of the separate pass / of transformers' full forward pass",
+    "eager_of_signals": "time of eager attention maps / of the separate pass",
+    "fused_of_logp": "time of the old-log-prob pass with signals / without",
+    "signals_mib": "memory of the separate pass above the weights, MiB",
+    "credit_of_step": "time of credit and signals / of a step of the embedded experiment",
+    "ours_of_trl": "tokens per second of a step of the loop / of TRL's GRPOTrainer",
+    "batched_of_generate": "perturbation, candidates per second: batched / one `generate` call each",
+    "memory_exponent_of_length": "exponent with which memory grows in the number of tokens",
+}
+SENSES = {"<=": "at most", ">=": "at least", "within": "from"}
 
 
 def stage_minutes(root: Path = ROOT) -> str:
@@ -65,20 +95,80 @@ def stage_minutes(root: Path = ROOT) -> str:
 
 def headline(root: Path = ROOT) -> str:
     """Ten claims: the paper's number, ours with its interval, and the verdict, from the summaries' tables."""
+    rows = [
+        *(_claim(root, profile, claim, NAMES[profile]) for profile, claim in SECTION_4),
+        _learned(root),
+        *(_claim(root, profile, claim, POLICY) for profile, claim in SECTION_5),
+    ]
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
+def _claim(root: Path, profile: str, claim: str, model: str) -> dict[str, str]:
+    facts = pd.read_csv(root / "results" / profile / "tables" / "summary.csv").set_index("claim").loc[claim]
+    digits = 3 if "Jaccard" in claim else 1
+    return {
+        "Claim": claim,
+        "Model": model,
+        "Paper": number(facts["paper"], digits),
+        "Ours [95%]": estimate(facts["ours"], facts["low"], facts["high"], digits),
+        "n": f"{facts['n']:.0f} x {facts['seeds']:.0f} seeds" if facts["seeds"] > 1 else f"{facts['n']:.0f}",
+        "Reproduced?": facts["reproduced"],
+    }
+
+
+def _learned(root: Path) -> dict[str, str]:
+    """What GRPO alone adds to the policy that all strategies start from: where nothing learns, nothing can differ."""
+    results = Results(root / "results" / CPU)
+    grpo = results.table("training_extended").set_index("variant").loc["grpo"]
+    held_out = results.experiment("training_extended")["settings"]["held_out"]
+    return {
+        "Claim": "Countdown, GRPO minus its warm start (points)",
+        "Model": POLICY,
+        "Paper": "—",
+        "Ours [95%]": estimate(grpo["gain"], grpo["gain_low"], grpo["gain_high"]),
+        "n": f"{held_out} x {grpo['seeds']:.0f} seeds",
+        "Reproduced?": "our control",
+    }
+
+
+def in_training(root: Path = ROOT) -> str:
+    """What the extended experiment's runs recorded of the rhythm and of credit: means over steps, then over seeds."""
+    curves = Results(root / "results" / CPU).curves("training_extended").query("step > 0")
+    curves = curves.assign(larger=curves["shaped_size"] / curves["advantage_size"] - 1)
+    runs = curves.groupby(["variant", "seed"])[list(IN_TRAINING)].mean().groupby("variant")
+    mean, spread = runs.mean(), runs.std()
     rows = []
-    for profile, claim in HEADLINE:
-        facts = pd.read_csv(root / "results" / profile / "tables" / "summary.csv").set_index("claim").loc[claim]
-        digits = 3 if "Jaccard" in claim else 1
-        numbers = ("paper", "ours", "low", "high")
-        shown = {name: "—" if pd.isna(facts[name]) else f"{facts[name]:.{digits}f}" for name in numbers}
+    for variant in (name for name in LABELS if name in mean.index):
+        cells = {"Variant": LABELS[variant]}
+        for column, (head, factor, digits) in IN_TRAINING.items():
+            numbers = (number(factor * table.loc[variant, column], digits) for table in (mean, spread))
+            cells[head] = " ± ".join(numbers)
+        rows.append(cells)
+    note = (
+        f"Means over steps, then mean ± standard deviation over {curves['seed'].nunique()} seeds. Useful groups: those "
+        "whose responses do not all have the same reward."
+    )
+    return f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n{note}"
+
+
+def costs(root: Path = ROOT) -> str:
+    """The claims of the benchmarks, one row a comparison: measured at each length, claimed, met?"""
+    files = sorted(root.glob("benchmarks/results/*.json"))
+    records = {path.name: read_json(path).get("claims", []) for path in files}
+    claims = pd.concat(pd.DataFrame(record).assign(file=name) for name, record in records.items() if record)
+    claims = claims[claims["bound"].notna()].fillna({"dtype": "", "length": 0})
+    rows = []
+    for (file, claim, dtype), own in claims.groupby(["file", "claim", "dtype"], sort=False):
+        first = own.iloc[0]
+        bound = " to ".join(f"{end:g}" for end in pd.Series(first["bound"]))
         rows.append(
             {
-                "Claim": claim,
-                "Model": "1.2M policy" if claim.startswith("Countdown") else NAMES[profile],
-                "Paper": shown["paper"],
-                "Ours [95%]": f"{shown['ours']} [{shown['low']}, {shown['high']}]",
-                "n": f"{facts['n']:.0f} x {facts['seeds']:.0f} seeds" if facts["seeds"] > 1 else f"{facts['n']:.0f}",
-                "Reproduced?": facts["reproduced"],
+                "What": COSTS.get(claim, claim) + (f", {dtype}" if dtype else ""),
+                "Tokens": " / ".join(f"{length:.0f}" for length in own["length"] if length) or "—",
+                "Measured": " / ".join(f"{value:.3g}" for value in own["value"]),
+                "Claimed": f"{SENSES[first['sense']]} {bound}",
+                "Met?": " / ".join("yes" if held else "no" for held in own["held"]),
+                "Where": file,
             }
         )
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
@@ -115,7 +205,14 @@ def _first_line(path: Path) -> str:
     return (text or "").partition("\n")[0]
 
 
-MADE = {"stages": stage_minutes, "headline": headline, "tree": tree, "imports": imports}
+MADE = {
+    "headline": headline,
+    "in-training": in_training,
+    "stages": stage_minutes,
+    "costs": costs,
+    "tree": tree,
+    "imports": imports,
+}
 
 
 def filled(text: str, root: Path = ROOT) -> str:
