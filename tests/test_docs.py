@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tyro
 
 from pipeline.pages import BLOCK
 
@@ -64,6 +67,29 @@ def test_a_difference_is_not_called_less(page):
     """ "less GRPO" reads as "fewer": it is "minus", or "difference from"."""
     text = prose(page.read_text(encoding="utf-8"))
     assert not re.search(r"\bless (GRPO|random|low|coupled|global|local)\b", text, re.IGNORECASE)
+
+
+def commands() -> list[tuple[str, str, tuple[str, ...]]]:
+    """(page, module, arguments) of each `... -m evaluation.run` and `training.run` on a page; `...` stands for more."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for name, arguments in re.findall(r"-m ((?:evaluation|training)\.run)\b([^`\n]*)", text):
+            words = tuple(word for word in shlex.split(arguments, comments=True) if word != "...")
+            found += [(page.name, name, words)] if words else []
+    return found
+
+
+@pytest.mark.parametrize(("page", "module", "arguments"), commands(), ids=lambda value: str(value)[:40])
+def test_a_command_on_a_page_is_understood_with_its_values(page, module, arguments):
+    """Read by the command line's own dataclass, in whose place `...` leaves what it asks for besides."""
+    needed = {"--model": "FOLDER", "--out": "DIR", **({"--tasks": "gsm8k"} if module == "evaluation.run" else {})}
+    if "--generated" in arguments:
+        needed.pop("--tasks", None)
+    rest = [word for option, value in needed.items() if option not in arguments for word in (option, value)]
+    # names that page's diff would add
+    known = ["hf" if word == "plain" else "uniform" if word == "preplan" else word for word in (*arguments, *rest)]
+    tyro.cli(importlib.import_module(module).Options, args=known)
 
 
 # ----------------------------------------------------------------------------------------- docstrings
