@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -106,12 +107,15 @@ def test_the_mathematics_touches_no_files():
             continue
         seen.add(path)
         text = path.read_text(encoding="utf-8")
-        assert not {"pathlib", "os", "io", "shutil", "tempfile", "json"} & imported(path), path
+        environment = {"os"} if path == library / "__init__.py" else set()  # it sets a variable of OpenMP
+        assert not ({"pathlib", "os", "io", "shutil", "tempfile", "json"} - environment) & imported(path), path
         assert not re.search(r"\bopen\(|\.read_text|\.write_", text), path
         for name in imported(path):
-            module = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-            waiting += [module] if name.startswith("attention_rhythm.") and module.is_file() else []
-    assert library / "files.py" not in seen and library / "models.py" not in seen and library / "errors.py" in seen
+            parts = name.split(".") if name.partition(".")[0] in ROOMS else []
+            packages = [ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+            waiting += [file for file in (*packages, ROOT / f"{'/'.join(parts)}.py") if file.is_file()]
+    assert library / "errors.py" in seen and library / "__init__.py" in seen
+    assert library / "files.py" not in seen and library / "models.py" not in seen
 
 
 @pytest.mark.parametrize(
@@ -124,6 +128,12 @@ def test_an_engine_is_imported_in_one_place(engine, home):
     users = [p.relative_to(ROOT).as_posix() for room in ROOMS for p in (ROOT / room).rglob("*.py")
              if engine in {name.partition(".")[0] for name in imported(p)}]  # fmt: skip
     assert users and all(user.startswith(home) for user in users)
+
+
+def test_trl_is_imported_in_one_place_at_most():
+    files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    users = [path for path in files if "trl" in {name.partition(".")[0] for name in imported(path)}]
+    assert len(users) <= 1, users
 
 
 def test_rooms_name_the_module_they_need():
@@ -143,7 +153,9 @@ def test_no_test_file_imports_another():
     for path in (ROOT / "tests").rglob("*.py"):
         tests = {name for name in imported(path) if name.startswith("tests.")}
         assert all(name.startswith("tests.support") for name in tests), path
-        assert "spec_from_file_location" not in path.read_text() or path.name == "test_repository.py", path
+        assert not any(re.match(r"(test_\w+|conftest)\b", name) for name in imported(path)), path  # relative
+        by_path = r"spec_from_file_location|SourceFileLoader|run_path"
+        assert not re.search(by_path, path.read_text()) or path.name == "test_repository.py", path
     assert not list((ROOT / "tests" / "support").rglob("test_*"))
 
 
@@ -199,6 +211,14 @@ def test_notebooks_are_stripped(held):
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_module_that_gives_shapes_is_checked():
+    """Those of verl's engine are not: it is imported where verl is, by processes of its own."""
+    for path in (ROOT / "attention_rhythm").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if "jaxtyping" in imported(path) and module != "attention_rhythm.integrations.verl.engine":
+            assert type(importlib.util.find_spec(module).loader).__module__.startswith("jaxtyping"), module
 
 
 def test_shapes_are_checked_in_the_tests():

@@ -37,6 +37,11 @@ from attention_rhythm.tasks import Problem, load_problems, grade
 from attention_rhythm.generation import SamplingConfig, HFGenerator, VLLMGenerator
 print("at", attention_rhythm.__file__)
 """
+# Which extras the import alone brings; transformers, which a model needs, brings SciPy where there is one.
+LIGHT = """
+import sys, attention_rhythm, attention_rhythm.credit, attention_rhythm.grpo, attention_rhythm.signals
+print(sorted({"pandas", "scipy", "reasoning_gym", "math_verify", "matplotlib", "tyro"} & set(sys.modules)))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +109,11 @@ def test_readmes_lines_run_without_the_clone(wheel, tmp_path, tiny_model_folder)
         env=kept | {"PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    light = subprocess.run(
+        [environment / "bin" / "python", "-c", LIGHT], cwd=home, capture_output=True, text=True, check=False, env=kept
+        | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert (light.returncode, light.stdout) == (0, "[]\n"), light.stderr
     assert "nan" in done.stdout and f"at {packages}" in done.stdout
     after = {path: path.stat().st_mtime_ns for path in (packages / "attention_rhythm").rglob("*")}
     assert after == installed

@@ -1,4 +1,4 @@
-"""Grade hostile completions, made at random from a seed: `python -m tests.reliability.hostile COUNT SEED`.
+"""Grade hostile completions, made at random from a seed: `python -m tests.support.hostile COUNT SEED`.
 
 Prints, as JSON, the slowest grading of each grader and how many were right. test_outside.py runs it where every call
 to the system is written down (audit/).
