@@ -6,12 +6,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from analysis import couplings, read_signals
 from analysis.couplings import Convention, conventions, counts, couple, find_receivers, peak_overlap, read_all
 from analysis.settings import CouplingsSettings, SignalsSettings
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import write_jsonl, write_npz
+from attention_rhythm.signals import dense
+from attention_rhythm.signals.heads import head_sets
 from evaluation.settings import Run
 
 NAN = float("nan")
@@ -189,6 +192,23 @@ def test_signals_are_read_the_same_in_any_batch(tiny, tmp_path):
         assert arrays["waad"].shape == (6, 4, n + 1) and arrays["fai_open"].shape == (6, 4, n)
         for name, array in alone.items():
             np.testing.assert_allclose(arrays[name], array, atol=1e-5, rtol=1e-5)
+
+
+def test_the_maps_of_fig_2_are_of_the_heads_of_the_curves_below_them(tiny):
+    """Of a response longer than the maps: its heads are drawn from all of it, as those of WAAD and FAI are."""
+    rng = np.random.default_rng(0)
+    row = {"problem_id": "p", "prompt_ids": rng.integers(1, 60, 5).tolist(),
+           "response_ids": rng.integers(1, 60, read_signals.EXAMPLE_TOKENS + 40).tolist()}  # fmt: skip
+    (read,) = read_signals.read(tiny("qwen2"), [row], {**read_signals.HORIZONS, "fai_receiver": (4, None)})
+    read["span"] = read["span"][::-1].copy()  # of no response at all: only what is handed in can decide
+    maps = read_signals.example_maps(tiny("qwen2"), row, read)
+
+    ids = torch.tensor([row["prompt_ids"] + row["response_ids"]])
+    whole = dense.attention_maps(tiny("qwen2"), ids, torch.ones_like(ids, dtype=torch.bool), range(6))[0]
+    shown = slice(5, 5 + read_signals.EXAMPLE_TOKENS)
+    for name, heads in zip(("local", "global"), head_sets(torch.tensor(read["span"]), 0.3), strict=True):
+        expected = whole[heads].mean(0)[shown, shown]
+        torch.testing.assert_close(torch.tensor(maps[name]).float(), expected, atol=1e-3, rtol=1e-3)  # float16
 
 
 def test_an_example_that_is_not_there_is_refused(run, monkeypatch):

@@ -18,8 +18,9 @@ from PIL import Image
 from attention_rhythm.errors import ReproError
 from figures import fig2_attention, fig3_perturbation, fig9_tokens, fig_sensitivity, paper, style, textflow, token_view
 from figures import run as stage
-from figures.inputs import MissingResult, Results
+from figures.inputs import MAKERS, MissingResult, Results
 from figures.registry import ENTRIES
+from pipeline.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +86,21 @@ def test_a_missing_file_names_its_stage_and_the_rest_is_made(results_root, tmp_p
 def test_a_missing_table_names_the_figures_stage(results_root):
     with pytest.raises(MissingResult, match=r"table2_couplings.csv is missing: stage 'figures' writes it"):
         Results(results_root).table("table2_couplings")
+
+
+def test_the_stage_that_is_named_for_a_file_is_the_one_that_writes_it():
+    """figures/ may not import the pipeline, so it says for itself which stage writes what."""
+    writes = {name: made.name for made in STAGES for name in made.writes}
+    assert {name: writes.get(name) for name in MAKERS} == MAKERS
+    figures = next(made for made in STAGES if made.name == "figures")
+    no_figure_draws = {"ablations_curves.parquet"}
+    assert {*figures.reads, *figures.also_reads} == set(MAKERS) - no_figure_draws, "what is read makes the stage stale"
+
+
+def test_every_module_of_a_figure_or_a_table_is_registered():
+    modules = {path.stem for path in (ROOT / "figures").glob("*.py") if path.stem.startswith(("fig", "table"))}
+    helpers = {"tables", "fig_growth"}  # how a table is written; a figure of the benchmarks, not of a profile
+    assert modules - helpers <= set(vars(stage)), "figures/run.py imports what it makes"
 
 
 def test_no_torch():

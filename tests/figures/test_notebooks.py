@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 
 import nbformat
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from attention_rhythm.errors import ReproError
 from figures import run as figures_stage
 from pipeline import notebooks
+from pipeline.manifest import ROOT
 
 BOOKS = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
 
@@ -52,6 +54,15 @@ def test_stage_runs_them(results_root, tmp_path, make_run, monkeypatch):
         assert any("image/png" in output.get("data", {}) for output in outputs)
         assert any("**" in str(output.get("data", {}).get("text/markdown", "")) for output in outputs)
         assert "papermill" not in made.metadata and "start_time" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_a_clone_opens_them_on_what_git_holds(book, tmp_path):
+    """As they are committed, without the files that only a run of the pipeline leaves (responses.jsonl, signals/)."""
+    subprocess.run(["git", "checkout-index", "--all", f"--prefix={tmp_path}/"], cwd=ROOT, check=True)
+    made = nbformat.reads(notebooks.execute(tmp_path / "notebooks" / book.name, {}), as_version=4)
+    assert any("image/png" in output.get("data", {}) for cell in made.cells for output in cell.get("outputs", []))
 
 
 def write(path, *sources):

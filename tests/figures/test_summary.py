@@ -49,11 +49,14 @@ def test_without_experiments_every_claim_of_section_5_is_not_run(build):
     facts = build().set_index("claim")
     later = facts[~facts["table"].isin(("Table 1", "Table 2", "our control"))]
     assert set(later["reproduced"]) == {"not run"} and later["ours"].isna().all() and later["paper"].notna().all()
-    assert facts.loc["Countdown, coupled rhythm minus GRPO (points)", "paper"] == pytest.approx(63.1 - 52.6)
-    assert facts.loc["coupled rhythm, lowest 40% credited minus GRPO (points)", "paper"] == pytest.approx(32.5 - 39.4)
-    assert facts.loc["coupled top20 minus coupled rhythm (points)", "paper"] == pytest.approx(40.6 - 43.2)
-    assert facts.loc["negative only minus coupled rhythm (points)", "paper"] == pytest.approx(40.8 - 43.2)
-    assert facts.loc["layers all minus coupled rhythm (points)", "paper"] == pytest.approx(35.1 - 39.2)
+    for claim, paper in (
+        ("Countdown, coupled rhythm minus GRPO", 63.1 - 52.6),
+        ("coupled rhythm, lowest 40% credited minus GRPO", 32.5 - 39.4),
+        ("coupled rhythm, highest 20% credited minus coupled rhythm", 40.6 - 43.2),
+        ("coupled rhythm, negative advantages only minus coupled rhythm", 40.8 - 43.2),
+        ("coupled rhythm, layers of the whole model minus coupled rhythm", 35.1 - 39.2),
+    ):
+        assert facts.loc[f"{claim} (points)", "paper"] == pytest.approx(paper)
 
 
 def test_experiments_are_paired_by_seed(build, experiment):
@@ -121,13 +124,13 @@ def test_the_figure_draws_what_was_run(build, experiment):
 def test_the_papers_ablations_by_hand(build):
     facts = build().set_index("claim")
     for claim, paper in (
-        ("layers all minus coupled rhythm (points)", 35.1 - 39.2),
-        ("local all heads less local chunk (points)", 36.6 - 38.6),
-        ("local W5 less local chunk (points)", 37.2 - 38.6),
-        ("global anchor, FAI over 0 to 40 (not 5 to 40) minus global anchor (points)", 34.8 - 38.2),
-        ("global hiend less global anchor (points)", 37.4 - 38.2),
+        ("coupled rhythm, layers of the whole model minus coupled rhythm", 35.1 - 39.2),
+        ("local chunk, all heads minus local chunk", 36.6 - 38.6),
+        ("local chunk, WAAD window 5 (not 10) minus local chunk", 37.2 - 38.6),
+        ("global anchor, FAI over 0 to 40 (not 5 to 40) minus global anchor", 34.8 - 38.2),
+        ("global anchor, FAI over 5 to the end (not 5 to 40) minus global anchor", 37.4 - 38.2),
     ):
-        assert facts.loc[claim, "paper"] == pytest.approx(paper)
+        assert facts.loc[f"{claim} (points)", "paper"] == pytest.approx(paper)
 
 
 def test_every_ablation_has_a_claim_and_a_number():
