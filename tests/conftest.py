@@ -8,7 +8,10 @@ from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
 # Before anything imports the mathematics: every call is checked against its annotations, shapes included.
-MATHEMATICS = ("signals", "credit", "grpo")
+# But the Triton kernels' module: Triton compiles a function's own source and names, and a checked one has others.
+LIBRARY = Path(__file__).parents[1] / "attention_rhythm"
+SIGNALS = [f"signals.{path.stem}" for path in sorted((LIBRARY / "signals").glob("[a-z]*.py"))]
+MATHEMATICS = [name for name in SIGNALS if name != "signals.streaming_triton"] + ["credit", "grpo"]
 install_import_hook([f"attention_rhythm.{name}" for name in MATHEMATICS], "beartype.beartype")
 
 
