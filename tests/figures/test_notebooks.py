@@ -56,7 +56,7 @@ def test_stage_runs_them(results_root, tmp_path, make_run, monkeypatch):
         assert "papermill" not in made.metadata and "start_time" not in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
 def test_a_clone_opens_them_on_what_git_holds(book, tmp_path):
     """As they are committed, without the files that only a run of the pipeline leaves (responses.jsonl, signals/)."""

@@ -294,7 +294,7 @@ assert os.waitpid(start(killed), 0)[1] == 0
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_killed_twenty_times_has_the_same_metrics_and_weights_to_the_last_bit(tmp_path):
     import torch
 

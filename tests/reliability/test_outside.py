@@ -40,7 +40,7 @@ LIBRARIES = {"sympy", "mpmath", "latex2sympy2_extended", "math_verify", "antlr4"
 HARMLESS = {"os.listdir", "resource.setrlimit"}  # SymPy finds its modules; the judge's child limits itself
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_hostile_completions_are_graded_in_time_and_run_nothing(tmp_path):
     log = tmp_path / "audit.jsonl"
     (tmp_path / "cwd").mkdir()

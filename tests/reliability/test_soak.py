@@ -39,7 +39,7 @@ print(json.dumps({"steps": records[-1]["step"], "resident": resident}))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_is_flat_over_five_hundred_steps(tmp_path):
     done = subprocess.run(
