@@ -63,7 +63,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from tests.support.models import Letters, build_trained
-from tests.support.training import CONFIG, PROBLEMS, run
+from tests.support.training import CONFIG, run
 from dataclasses import replace
 import torch
 torch.set_num_threads(1)
