@@ -164,9 +164,12 @@ def _check_safe(folder: Path, spec: str) -> None:
 @contextmanager
 def _refusal_in_one_line(spec: str) -> Iterator[None]:
     """What transformers and the packages it calls raise for a folder they cannot load, as ReproError."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    refusals = (ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
     try:
         yield
-    except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except (*refusals, StrictDataclassError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ReproError(f"model {spec}: transformers cannot load it: {reason}") from error
 

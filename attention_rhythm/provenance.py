@@ -68,6 +68,7 @@ def _commit() -> dict[str, Any] | None:
 
 
 def _git(*arguments: str) -> str:
+    """What git prints. _GitRefused: it is not there, too slow, or answers with an error."""
     try:
         done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, timeout=30)
     except FileNotFoundError as error:

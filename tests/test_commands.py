@@ -412,7 +412,7 @@ def damaged(place: Place, kind: str) -> Path:
         ("empty config", "config.json: not valid JSON"),
         ("empty weights", "model.safetensors is damaged"),
         ("no weights", "safetensors weights are needed"),
-        ("no tokenizer", "transformers cannot load it"),
+        ("no tokenizer", "the tokenizer makes no tokens of a prompt"),
         ("a tokenizer that is none", "transformers cannot load it"),
         ("a template that does not parse", "chat template refuses"),
     ],
@@ -474,7 +474,8 @@ def test_a_completion_that_is_missing_or_there_twice_is_named(place):
         (evaluation_run.main, ["--model", "FOLDER", "--tasks", "gsm8k", "--out", "OUT"], "no config.json"),
         (evaluation_run.main, ["--model", "MODEL", "--tasks", "--generated", "countdown", "--limit", "1",
                                "--max-new-tokens", "2", "--engine", "hf", "--out", "FILE"], "File exists"),
-        (evaluation_run.main, ["--model", "MODEL", "--tasks", "gsm8k", "--engine", "hff"], "did you mean hf"),
+        (evaluation_run.main, ["--model", "MODEL", "--tasks", "--generated", "countdown", "--limit", "1",
+                               "--engine", "hff"], "did you mean hf"),
         (evaluation_run.main, ["--model", "MODEL", "--tasks", "gsm8k", "--data-dir", "FILE"], "not a folder"),
         (evaluation_run.main, ["--model", "MODEL", "--tasks", "gsm8k", "--samples", "0"], "samples must be at least 1"),
         (evaluation_run.main, ["--model", "MODEL", "--tasks", "gsm8k", "--samples", "two"], "two"),
@@ -558,7 +559,7 @@ def test_an_evaluation_of_other_problems_with_the_same_ids_does_not_go_on(place)
 
 @pytest.mark.parametrize("extra_info", [None, {}, {"index": 3}, {"problem": "text"}, {"problem": "{}"}, {"problem": 3}])
 def test_a_row_without_its_problem_is_said_in_a_sentence(extra_info):
-    with pytest.raises(ReproError, match=r"extra_info\['problem'\], and the row has none .* integrations.verl.data"):
+    with pytest.raises(ReproError, match=r"extra_info\['problem'\], and the row has none .*integrations.verl.data"):
         compute_score("gsm8k", "8", "8", extra_info)
 
 

@@ -63,9 +63,15 @@ def build_prompt(problem: Problem, tokenizer: Any) -> str:
 
 
 def build_prompt_ids(problem: Problem, tokenizer: Any) -> list[int]:
-    """The prompt as token ids. A chat template writes its own special tokens; plain text gets the tokenizer's."""
+    """The prompt as token ids. A chat template writes its own special tokens; plain text gets the tokenizer's.
+
+    ReproError: no tokens at all, as from a tokenizer whose files are missing.
+    """
     prompt = build_prompt(problem, tokenizer)
-    return list(tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+    ids = list(tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+    if not ids:
+        raise ReproError("the tokenizer makes no tokens of a prompt: its files are missing from the model's folder")
+    return ids
 
 
 def prompts_that_fit(
