@@ -4,9 +4,10 @@ Construction: a target and numbers are drawn uniformly, the numbers again until 
 once, with + - * / and whole, non-negative intermediate values. No two items share target and numbers (in any order).
 
 Reward (`countdown_reward`): 0 with no <answer> on the last line, 1.0 if its expression uses the numbers exactly once
-each and is worth the target, 0.1 otherwise. Two deviations from TinyZero, which runs Python's eval on the text: its
-`**`, `//` and decimal points are no arithmetic of the puzzle and earn 0.1; white space after the last line is not a
-line.
+each and is worth the target, 0.1 otherwise. Signs are TinyZero's: `-(3 - 8)` and `+5` are allowed. Three deviations
+from TinyZero, which runs Python's eval on the text: its `**`, `//` and decimal points are no arithmetic of the puzzle
+and earn 0.1; so does an expression beyond the limits on length, depth and digits below; white space after the last line
+is not a line.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from attention_rhythm.tasks.base import Generated, HubFile, Problem, Row, Task, text_field
+from attention_rhythm.tasks.base import Generated, HubFile, Problem, Row, Task, id_field, text_field
 
 TEST_SIZE = 512
 TRAIN_SIZE = 20_000
@@ -164,8 +165,9 @@ def countdown_reward(response: str, numbers: Sequence[int], target: int) -> floa
 def evaluate(expression: str) -> tuple[list[int], Fraction]:
     """The integers in an expression of + - * / and brackets, in order, and its exact value.
 
-    A unary minus is allowed, as in TinyZero: wherever one leads to a positive target, so does some expression without
-    (swap the sides of a subtraction), so it makes no puzzle easier; the digits under it count as the number they are.
+    A unary minus or plus is allowed, as in TinyZero: wherever one leads to a positive target, so does some expression
+    without (swap the sides of a subtraction; leave the plus out), so neither makes a puzzle easier; the digits under it
+    count as the number they are.
     ValueError: anything else, or beyond the limits on length, depth and digits. ZeroDivisionError: as it says.
     """
     if len(expression) > MAX_EXPRESSION:
@@ -194,6 +196,8 @@ def _value(node: ast.expr, used: list[int], depth: int) -> Fraction:
             return Fraction(number)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand, used, depth - 1)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand, used, depth - 1)
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div() as op, right=right):
             a, b = _value(left, used, depth - 1), _value(right, used, depth - 1)
             if isinstance(op, ast.Add):
@@ -228,7 +232,7 @@ def parse_countdown(row: Row, index: int) -> Problem:
     if not isinstance(numbers, list) or not numbers or not all(type(number) is int for number in numbers):
         raise ValueError("'nums' is not a list of integers")
     target = int(text_field(row, "target"))
-    return countdown_problem(CountdownItem(tuple(numbers), target, ""), str(row.get("id", f"countdown-{index}")))
+    return countdown_problem(CountdownItem(tuple(numbers), target, ""), id_field(row, f"countdown-{index}"))
 
 
 def select_countdown(rows: Sequence[Row], split: str) -> list[Row]:
