@@ -26,7 +26,10 @@ LEAD = re.compile(
     r"|correct|best|right|the|option|choice|letter|answer|is|be|would|must|likely|it|it's|statement)(?![\w'-]))",
     re.IGNORECASE,
 )
-REASON = "because|since|as|due|for|given|which|being|when|if|where|but|not|rather|instead|is (?:the )?(?:correct|right|best|answer)"
+REASON = (
+    "because|since|as|due|for|given|which|being|when|if|where|but|not|rather|instead"
+    "|is (?:the )?(?:correct|right|best|answer)"
+)
 # (B)  [B]  B  B.  B: text  B because ...   but neither "Cats" nor the words "A" and "I"
 A_LETTER = re.compile(
     rf"[(\[]\s*([A-Za-z])\s*[)\]]|([AI])(?=\s+(?:{REASON})\b|\s*$|\s*[^\s\w'])|([B-HJ-Z])(?![\w'])"
@@ -125,7 +128,7 @@ def chosen(answer: str, options: Mapping[str, str]) -> str | None:
     >>> [chosen(text, metals) for text in ("B or C", "B, A, C", "A good question", "I think iron", "Bronze", "not B")]
     [None, None, None, None, None, None]
     """
-    by_text = {normalised(text): letter for letter, text in reversed(options.items())}
+    by_text = {normalised(text): letter for letter, text in reversed(list(options.items()))}
     whole = by_text.get(normalised(answer)) or by_text.get(normalised(AT_THE_END.sub("", answer)))
     if whole is not None:
         return whole

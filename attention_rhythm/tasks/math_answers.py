@@ -86,7 +86,7 @@ def readings(answer: str) -> list[str]:
     answer = without_brackets(REMARK.sub("", answer))
     if len(items(answer)) > 1 and read_number(answer) is None:
         return found
-    answer = APPROXIMATELY.sub("", without_name(answer))
+    answer = without_brackets(APPROXIMATELY.sub("", without_name(answer)))
     found.append(answer)
     found.append(split_outside(answer, re.compile(r"\\(?:approx|simeq|sim)(?![a-zA-Z])"))[0])
     parts = split_outside(found[-1], re.compile(r"(?<![<>\\!])=(?![=])"))

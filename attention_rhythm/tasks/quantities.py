@@ -49,15 +49,14 @@ class Number:
 
 
 def _same(a: Fraction, first: Number, b: Fraction, second: Number) -> bool:
+    """Whether readings a of `first` and b of `second` (a reading in percent is a hundredth) agree."""
     if a == b:
         return True
-    for number, scale in (
-        (first, a / first.value if first.value else 1),
-        (second, b / second.value if second.value else 1),
-    ):
-        if number.digits >= MIN_DIGITS and abs(a - b) < number.last_place * abs(scale):
-            return True
-    return False
+    return any(
+        number.digits >= MIN_DIGITS and abs(a - b) < number.last_place * abs(reading / number.value)
+        for number, reading in ((first, a), (second, b))
+        if number.value
+    )
 
 
 def words(text: str) -> list[str]:
