@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,6 +39,7 @@ _ELEMENTS = 2**23  # of a block of columns (B, H, N, columns), the state of its 
 _DEFAULTS = SignalConfig()
 
 
+@runtime_checkable
 class ImplicitMap(Protocol):
     """A of one layer, (B, H, N, N), a block of columns at a time."""
 
