@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import (
     Mamba2Config,
@@ -151,7 +151,7 @@ def held_out_loss(policy: PreTrainedModel, seed: int) -> float:
     rows = [written(problem, write_trace(puzzle, rng), tokenizer)
             for puzzle, problem in zip(puzzles("dev"), load_puzzles("dev"), strict=True)]  # fmt: skip
     for few in batched(rows):
-        _, _, logprob = entropies(policy, *padded(few))
+        _, logprob = entropies(policy, *padded(few))
         total -= float(logprob.nansum())
         tokens += int((~logprob.isnan()).sum())
     return total / tokens
@@ -219,14 +219,18 @@ def padded(rows: list[dict[str, Any]]) -> tuple[Int[Tensor, "B N"], Bool[Tensor,
 
 
 @torch.no_grad()
-def entropies(policy: PreTrainedModel, ids: Tensor, response: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The response mask, entropy and log-probability (nats) of each response token, (B, N) each."""
+def entropies(
+    policy: PreTrainedModel, ids: Int[Tensor, "B N"], response: Bool[Tensor, "B N"]
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """Entropy and log-probability (nats) of each response token; NaN elsewhere."""
     logits = policy(input_ids=ids, use_cache=False).logits  # (B, N, V)
-    return response, *response_entropy(logits, torch.nn.Identity(), ids, response)
+    return response_entropy(logits, torch.nn.Identity(), ids, response)
 
 
 @torch.no_grad()
-def statistics_of(policy: PreTrainedModel, reading: str, ids: Tensor, response: Tensor, gap: int) -> HeadStatistics:
+def statistics_of(
+    policy: PreTrainedModel, reading: str, ids: Int[Tensor, "B N"], response: Bool[Tensor, "B N"], gap: int
+) -> HeadStatistics:
     """Head statistics of the layers of one reading; horizons: those of `HORIZONS`, then that of receiver heads."""
     horizons = [*HORIZONS.values(), (gap, None)]
     architecture, read_by = READINGS[reading]
@@ -253,7 +257,7 @@ def read(
     for few in batched(rows):
         ids, response = padded(few)
         statistics = statistics_of(policy, reading, ids, response, gap)
-        _, entropy, logprob = entropies(entropy_of, ids, response)
+        entropy, logprob = entropies(entropy_of, ids, response)
         for b, row in enumerate(few):
             start, end = len(row["prompt_ids"]), len(row["prompt_ids"]) + len(row["response_ids"])
             arrays = {

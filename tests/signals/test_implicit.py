@@ -54,9 +54,7 @@ def delta_map(beta):
     """Three tokens whose queries and keys all point the same way, no decay."""
     same, beta = torch.ones(1, 3, 1, 1), torch.full((1, 3, 1), beta)
     arguments = dict(query=same, key=same, value=same, g=torch.zeros(1, 3, 1), beta=beta, use_qk_l2norm_in_kernel=True)
-    return implicit.FunctionMap(
-        "torch_chunk_gated_delta_rule", inspect.unwrap(torch_chunk_gated_delta_rule), arguments
-    )
+    return implicit.FunctionMap("torch_chunk_gated_delta_rule", inspect.unwrap(torch_chunk_gated_delta_rule), arguments)
 
 
 def test_the_delta_rule_forgets_what_it_overwrites():
