@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
@@ -90,15 +91,12 @@ class FunctionMap:
     def apply(self, value: Tensor, first: int = 0, end: int | None = None) -> Tensor:
         """transformers' own function on rows first to end, with other values of those rows."""
         axis, kind = self.kind.tokens, self.kind
-        rows = {
-            name: x.narrow(axis, first, (end or x.shape[axis]) - first) if name in kind.along and x is not None else x
-            for name, x in self.arguments.items()
-        }
+        along = {name: x for name, x in self.arguments.items() if name in kind.along and x is not None}
+        along = {name: x.narrow(axis, first, (end or x.shape[axis]) - first) for name, x in along.items()}
         repeat = len(value) // len(self.value)
-        if repeat > 1:  # values that share a sequence stand in the batch, one after the other
-            rows = {name: x.repeat_interleave(repeat, 0) if name in kind.along and x is not None else x
-                    for name, x in rows.items()}  # fmt: skip
-        out = self.function(**rows | {kind.value: value})
+        if repeat > 1:  # values that share a sequence stand in the batch, side by side
+            along = {name: x.repeat_interleave(repeat, 0) for name, x in along.items()}
+        out = self.function(**self.arguments | along | {kind.value: value})
         return out[0] if isinstance(out, tuple) else out
 
     def columns(self, first: int, last: int, end: int) -> Float[Tensor, "B H rows columns"]:
@@ -326,6 +324,7 @@ def map_statistics(
     width = min(end, max(1, _ELEMENTS // (of.elements * end)))
     position = torch.arange(length, device=response.device)
 
+    @lru_cache(maxsize=1)  # where one block is all, the second pass has it already
     def block(first: int, stop: int) -> tuple[Tensor, Tensor]:
         """|A| (B, H, rows, columns) of rows first to stop, and how far back each entry looks (rows, columns)."""
         last = min(first + width, end)
