@@ -7,6 +7,7 @@ Protocol, written before the run: docs/experiments/architectures.md. Resumes whe
 
 from __future__ import annotations
 
+import argparse
 import random
 import time
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import (
@@ -362,7 +362,10 @@ def run(settings: Settings, out: Path) -> None:
 
 def main() -> None:
     """Run the protocol, on one thread."""
-    settings = tyro.cli(Settings, prog="python -m training.architectures")
+    parser = argparse.ArgumentParser(prog="python -m training.architectures", description="The rhythm without softmax.")
+    parser.add_argument("--steps", type=int, default=Settings.steps, help="of each warm start")
+    parser.add_argument("--problems", type=int, default=Settings.problems, help="test puzzles")
+    settings = Settings(**vars(parser.parse_args()))
     torch.set_num_threads(1)  # the same policies on every machine, up to how its processor rounds
     OUT.mkdir(parents=True, exist_ok=True)
     with locked(OUT):

@@ -48,7 +48,7 @@ class ImplicitMap(Protocol):
     elements: int  # that one column of one row takes, over the batch, all heads and their state
 
     def columns(self, first: int, last: int, end: int) -> Float[Tensor, "B H rows columns"]:
-        """A[:, :, first:end, first:last] in float32: the rows above are zero."""
+        """A[:, :, first:end, first:last], weights without a unit, in float32: the rows above are zero."""
         ...
 
 
@@ -89,18 +89,21 @@ class FunctionMap:
         self.elements = len(self.value) * self.heads * state
 
     def apply(self, value: Tensor, first: int = 0, end: int | None = None) -> Tensor:
-        """transformers' own function on rows first to end, with other values of those rows."""
+        """transformers' own function on rows first to end, with other values of those rows.
+
+        value: (B, rows, H, D), or by channel (B * k, H, rows): k values a sequence, side by side.
+        """
         axis, kind = self.kind.tokens, self.kind
         along = {name: x for name, x in self.arguments.items() if name in kind.along and x is not None}
         along = {name: x.narrow(axis, first, (end or x.shape[axis]) - first) for name, x in along.items()}
         repeat = len(value) // len(self.value)
-        if repeat > 1:  # values that share a sequence stand in the batch, side by side
+        if repeat > 1:
             along = {name: x.repeat_interleave(repeat, 0) for name, x in along.items()}
         out = self.function(**self.arguments | along | {kind.value: value})
         return out[0] if isinstance(out, tuple) else out
 
     def columns(self, first: int, last: int, end: int) -> Float[Tensor, "B H rows columns"]:
-        """A[:, :, first:end, first:last], from values that are the identity on those columns."""
+        """A[:, :, first:end, first:last] (no unit), from values that are the identity on those columns."""
         batch, width = len(self.value), last - first
         identity = torch.eye(end - first, width, device=self.value.device)  # (rows, columns)
         if not self.by_channel:
@@ -118,7 +121,7 @@ class HeadByHead:
         self.heads, self.elements = sum(part.heads for part in parts), sum(part.elements for part in parts)
 
     def columns(self, first: int, last: int, end: int) -> Float[Tensor, "B H rows columns"]:
-        """A[:, :, first:end, first:last], the heads in the order of the calls."""
+        """A[:, :, first:end, first:last] (no unit), the heads in the order of the calls."""
         return torch.cat([part.columns(first, last, end) for part in self.parts], 1)
 
 
@@ -132,7 +135,8 @@ class _BeforeNorm(Exception):
 
 class LightningMap:
     """The map of MiniMax's lightning attention, whose forward holds everything: its values come out of `act_fn`, what
-    the map makes of them goes into `norm`. A copy of the mixer has these two replaced; the weights are shared."""
+    the map makes of them goes into `norm`, where `_BeforeNorm` ends it. A copy of the mixer has these two replaced; its
+    weights are shared."""
 
     def __init__(self, mixer: Any, arguments: dict[str, Any]):
         self.mixer, self.arguments = mixer, arguments
@@ -141,7 +145,10 @@ class LightningMap:
         self.elements = self.batch * self.heads
 
     def apply(self, value: Float[Tensor, "B rows H D"], first: int = 0) -> Float[Tensor, "B rows H D"]:
-        """The mixer's output before its norm, on rows `first` on, with other values of those rows."""
+        """The mixer's output before its norm (in the unit of `value`), on rows `first` on, with other values there.
+
+        UnsupportedAttention: the mixer's forward did not reach its norm.
+        """
         hidden = self.arguments["hidden_states"][:, first : first + value.shape[1]]
 
         def with_values(qkv: Float[Tensor, "B rows all"]) -> Float[Tensor, "B rows all"]:
@@ -160,10 +167,10 @@ class LightningMap:
             type(probe).forward(probe, hidden, position_embeddings=None, attention_mask=None)
         except _BeforeNorm as reached:
             return reached.out.unflatten(-1, (self.heads, self.size))
-        raise UnsupportedAttention(f"{_LIGHTNING} did not reach its norm: another version of transformers?")
+        raise UnsupportedAttention(f"{_LIGHTNING} did not reach its norm: use the pinned version of transformers")
 
     def columns(self, first: int, last: int, end: int) -> Float[Tensor, "B H rows columns"]:
-        """A[:, :, first:end, first:last]: as many columns at a time as a head has dimensions."""
+        """A[:, :, first:end, first:last] (no unit): as many columns at a time as a head has dimensions."""
         identity = torch.eye(end - first, -(-(last - first) // self.size) * self.size)  # (rows, columns, rounded up)
         parts = []
         for part in identity.to(self.arguments["hidden_states"].device).split(self.size, 1):  # (rows, D)
@@ -246,7 +253,10 @@ class _LastLayerRead(Exception):
 
 @contextmanager
 def _reading(model: PreTrainedModel, layers: Sequence[int], read: Callable[[int, ImplicitMap], None]) -> Iterator[None]:
-    """Hand each layer's map to `read` as this thread's forward pass comes by; the pass ends after the last."""
+    """Hand each layer's map to `read` as this thread's forward pass comes by; the pass ends after the last.
+
+    Inside, `_LastLayerRead` ends the pass.
+    """
     mixers, owner = _mixers(model), threading.get_ident()
     if missing := [layer for layer in layers if layer not in mixers]:
         raise UnsupportedAttention(f"layers {missing} have no implicit map; those that have: {list(mixers)}")
@@ -273,7 +283,10 @@ def _reading(model: PreTrainedModel, layers: Sequence[int], read: Callable[[int,
 def implicit_maps(
     model: PreTrainedModel, input_ids: Int[Tensor, "B N"], layers: Sequence[int]
 ) -> Float[Tensor, "B L H N N"]:
-    """A[l, h][t, s] itself, signed and not normalised, of right-padded sequences: for small N."""
+    """A[l, h][t, s] itself (no unit), signed and not normalised, of right-padded sequences: for small N.
+
+    UnsupportedAttention: a layer without an implicit map.
+    """
     maps: dict[int, Tensor] = {}
     length = input_ids.shape[1]
 
