@@ -19,7 +19,7 @@ Rewrite = Callable[[str], str | None]
 DECIMAL = re.compile(r"-?\d+(?:\.\d+)?|-?\.\d+")
 INTEGER = re.compile(r"-?\d+")
 FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
-THOUSANDS = re.compile(r"-?\d{1,3}(?:,(?:\\!)?\d{3})+")
+THOUSANDS = re.compile(r"-?\d{1,3}(?:,(?:\\!\s*)?\d{3})+")
 FLAT_LIST = re.compile(r"[^()\[\]{}A-Za-z=]*,[^()\[\]{}A-Za-z=]*")
 PAIR = re.compile(r"(?:\\left)?\(\s*([^(),]*?)\s*,\s*([^(),]*?)\s*(?:\\right)?\)")
 INTERVAL = re.compile(r"(?:\[[^,]*,[^,]*[\])]|\([^,]*,[^,]*\]|.*\\cup.*)")
@@ -28,11 +28,11 @@ LETTER = re.compile(r"\\text\{\(([A-Z])\)\}")
 IN_BASE = re.compile(r"(\d+)_\{?(\d+)\}?")
 COLUMN = re.compile(r"\\begin\{pmatrix\}([^&]*?)\\end\{pmatrix\}")
 
-ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+ONES = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 VULGAR = {
     (1, 2): "½", (1, 3): "⅓", (2, 3): "⅔", (1, 4): "¼", (3, 4): "¾", (1, 5): "⅕", (1, 6): "⅙", (1, 8): "⅛", (3, 8): "⅜",
 }  # fmt: skip
@@ -290,8 +290,8 @@ def named_coordinates(gold: str) -> str:
     return f"x = {first}, y = {second}"
 
 
-ONE_EXPRESSION = re.compile(r"(?=.*[+a-z])[^,;=]*(?:\([^()]*\)[^,;=]*)*")
-MONOMIALS = re.compile(r"(?!.*\de\d)[0-9a-z^{} +-]*\d[a-z][0-9a-z^{} +-]*")
+ONE_EXPRESSION = re.compile(r"(?=.*[+a-z])(?!.*\.$)[^,;=]*(?:\([^()]*\)[^,;=]*)*")
+MONOMIALS = re.compile(r"(?!.*\de-?\d)[0-9a-z^{} +-]*\d[a-z][0-9a-z^{} +-]*")
 
 EXPRESSIONS = {
     r"\dfrac": replacing(r"\\frac", r"\\dfrac"),
@@ -354,7 +354,11 @@ CHOICES = {
     r"\textbf{(B)}": where(LETTER, lambda answer: LETTER.sub(r"\\textbf{(\1)}", answer)),
 }
 
-STYLES: dict[str, Rewrite] = ANY_ANSWER | NUMBERS | FRACTIONS | EXPRESSIONS | WORDS | CHOICES
+STYLE_GROUPS: dict[str, dict[str, Rewrite]] = {
+    "any answer": ANY_ANSWER, "numbers": NUMBERS, "fractions": FRACTIONS, "expressions": EXPRESSIONS, "words": WORDS,
+    "choices": CHOICES,
+}  # fmt: skip
+STYLES: dict[str, Rewrite] = {name: style for group in STYLE_GROUPS.values() for name, style in group.items()}
 
 DOCUMENTED = {
     "four decimals of a longer decimal": "A decimal of fewer than six significant digits is a number of its own.",
@@ -362,6 +366,12 @@ DOCUMENTED = {
 
 
 # --- wrong forms ------------------------------------------------------------------------------------------------------
+
+
+# one expression: no equation, list, words, relation
+EXPRESSION = re.compile(
+    r"(?:\\(?:[dt]?frac|sqrt|pi|cdot|left|right|times|binom)(?![a-zA-Z])|\d|[a-zA-Z](?![a-zA-Z])|[-+^{}()/! ])+"
+)
 
 
 def value(gold: str) -> Fraction | None:
@@ -407,22 +417,14 @@ def except_of(exceptions: Sequence[int], rewrite: Rewrite) -> Rewrite:
     return lambda gold: None if value(gold) in exceptions else rewrite(gold)
 
 
-def is_expression(gold: str) -> bool:
-    """One expression in numbers, letters and LaTeX: no equation, list, words, relation or interval."""
-    answer = bare(gold)
-    return value(gold) is None and not re.search(
-        r"[,;=<>%'\[\]|_]|\\(?:text|mathrm|begin|in|cup|le|ge|leq|geq|ne|pm|infty|circ|\{)(?![a-z])|[a-zA-Z]{3,}(?<!\\)\b"
-        r"|\d[eE]\d|np\.|\*",
-        re.sub(r"\\[a-zA-Z]+", lambda match: match.group() if match.group()[1:] in NOT_ONE else "", answer),
-    )
-
-
-NOT_ONE = "text mathrm begin in cup le ge leq geq ne neq pm infty circ".split()
-
-
 def of_expression(template: str) -> Rewrite:
     """An expression that is no plain number in the place of @."""
-    return lambda gold: boxed(template.replace("@", bare(gold))) if is_expression(gold) else None
+
+    def rewrite(gold: str) -> str | None:
+        answer = bare(gold)
+        return boxed(template.replace("@", answer)) if value(gold) is None and EXPRESSION.fullmatch(answer) else None
+
+    return rewrite
 
 
 def pair_swapped(gold: str) -> str | None:
@@ -441,6 +443,11 @@ def end_open_or_closed(gold: str) -> str | None:
     return boxed(f"{match.group(1)}{match.group(2)},{match.group(3)}{')' if match.group(4) == ']' else ']'}")
 
 
+def number_left_out(gold: str) -> str | None:
+    """A list without its first number, where that does not come twice."""
+    return of_list(lambda parts: ", ".join(parts[1:]))(gold) if bare(gold).split(",")[0] not in bare(gold)[1:] else None
+
+
 def another_base(gold: str) -> str | None:
     """The same digits in the next base."""
     match = IN_BASE.fullmatch(bare(gold))
@@ -454,7 +461,7 @@ def all_letters(gold: str) -> str | None:
 
 def two_words(gold: str) -> str | None:
     """The right word or another."""
-    if not WORD.fullmatch(bare(gold)):
+    if not WORD.fullmatch(bare(gold)) or LETTER.fullmatch(bare(gold)):
         return None
     word = bare(gold)[len(r"\text{") : -1]
     return boxed(rf"\text{{{word} or neither}}")
@@ -473,8 +480,7 @@ def two_decimals(gold: str) -> str | None:
     return boxed(f"{float(value(gold)):.2f}")
 
 
-WRONG_FORMS: dict[str, Rewrite] = {
-    # no answer
+NO_ANSWER: dict[str, Rewrite] = {
     "box in thoughts alone": any_answer(r"<think>It must be \boxed{@}.</think> I am not sure."),
     "box in thoughts that are cut off": any_answer(r"<think>So \boxed{@}. Wait, let me check: "),
     "stated in thoughts that are cut off": any_bare_answer("<think>The answer is $@$. Or is it"),
@@ -482,7 +488,8 @@ WRONG_FORMS: dict[str, Rewrite] = {
     "box that is cut off": any_bare_answer(r"Therefore it is $\boxed{@"),
     "box taken back": wrong_number(r"\boxed{@}. No, I forgot one: \boxed{&}."),
     "tag taken back": wrong_number("<answer>@</answer> No, I forgot one: <answer>&</answer>"),
-    # another number
+}
+ANOTHER_NUMBER: dict[str, Rewrite] = {
     "one more": another_number(lambda number: number + 1),
     "one less": another_number(lambda number: number - 1),
     "sign flipped": another_number(lambda number: -number),
@@ -507,7 +514,8 @@ WRONG_FORMS: dict[str, Rewrite] = {
     r"number \text{ squared}": except_of((0, 1), for_number(boxed(r"@ \text{ squared}"))),
     "number!": except_of((1, 2), of_integer(lambda n: boxed(f"{n}!") if 0 <= n < 100 else None)),
     "another base": another_base,
-    # two answers
+}
+TWO_ANSWERS: dict[str, Rewrite] = {
     "a or b": wrong_number(boxed(r"@ \text{ or } &")),
     "a and b": wrong_number(boxed(r"@ \text{ and } &")),
     "a, b": wrong_number(boxed("@, &")),
@@ -518,7 +526,8 @@ WRONG_FORMS: dict[str, Rewrite] = {
     "two boxes": wrong_number(r"\boxed{@} or \boxed{&}"),
     r"\pm": wrong_number(boxed(r"\pm @")),
     "a to b": wrong_number(boxed(r"@ \text{ to } &")),
-    # another expression, pair, interval, word
+}
+ANOTHER_EXPRESSION: dict[str, Rewrite] = {
     "expression + 1": of_expression("@ + 1"),
     "2 expression": except_of((0,), of_expression(r"2\left(@\right)")),
     "- expression": of_expression(r"-\left(@\right)"),
@@ -526,17 +535,22 @@ WRONG_FORMS: dict[str, Rewrite] = {
     "pair swapped": pair_swapped,
     "interval with another end": end_open_or_closed,
     "a number more in the list": of_list(lambda parts: ", ".join([*parts, "987654"])),
-    "a number less in the list": of_list(lambda parts: ", ".join(parts[1:])),
+    "a number less in the list": number_left_out,
     "another word": where(WORD, lambda answer: r"\text{nothing of the kind}"),
     "not this word": where(WORD, lambda answer: answer.replace(r"\text{", r"\text{not }")),
     "two words": two_words,
     "all letters": all_letters,
+}
+WRONG_GROUPS = {
+    "no answer": NO_ANSWER, "another number": ANOTHER_NUMBER, "two answers": TWO_ANSWERS,
+    "another expression, list or word": ANOTHER_EXPRESSION,
 }  # fmt: skip
+WRONG_FORMS: dict[str, Rewrite] = {name: form for group in WRONG_GROUPS.values() for name, form in group.items()}
 
 
 def of_other_problems(golds: Sequence[str], seed: int = 0) -> list[tuple[str, str]]:
-    """(gold answer, the gold answer of another problem in a box), where the two are written with other digits and
-    letters, and are worth other numbers, a percentage its hundredth part too.
+    """(gold answer, the gold answer of another problem in a box), where the two are worth other numbers, a percentage
+    its hundredth part too, or have other digits and letters right of an equals sign.
     """
     others = list(golds)
     random.Random(seed).shuffle(others)
@@ -551,4 +565,4 @@ def _differ(gold: str, other: str) -> bool:
 
 
 def _symbols(answer: str) -> list[str]:
-    return sorted(re.sub(r"\\(?:left|right|[dt]?frac|text|mathrm)|\W", "", answer).lower())
+    return sorted(re.sub(r"\\(?:left|right|[dt]?frac|text|mathrm)|\W", "", answer.split("=")[-1]).lower())
