@@ -558,6 +558,7 @@ def of_other_problems(golds: Sequence[str], seed: int = 0) -> list[tuple[str, st
 
 
 def _differ(gold: str, other: str) -> bool:
+    gold, other = (bare(answer.split("=")[-1]) for answer in (gold, other))
     first, second = (value(re.sub(r"\\?%|\^\\circ", "", answer)) for answer in (gold, other))
     if first is not None and second is not None:
         return second not in (first, 100 * first, first / 100)
@@ -565,4 +566,4 @@ def _differ(gold: str, other: str) -> bool:
 
 
 def _symbols(answer: str) -> list[str]:
-    return sorted(re.sub(r"\\(?:left|right|[dt]?frac|text|mathrm)|\W", "", answer.split("=")[-1]).lower())
+    return sorted(re.sub(r"\\(?:left|right|[dt]?frac|text|mathrm)|\W", "", answer).lower())
