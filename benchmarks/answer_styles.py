@@ -176,7 +176,7 @@ ANY_ANSWER = {name: any_answer(template) for name, template in IN_A_BOX.items()}
 def scientific(number: int) -> str:
     r"""12300 as 1.23 \times 10^{4}."""
     power = len(str(abs(number))) - 1
-    return rf"{number / 10**power:.10g} \times 10^{{{power}}}"
+    return rf"{number / 10**power:.15g} \times 10^{{{power}}}"
 
 
 NUMBER_TEMPLATES = {
