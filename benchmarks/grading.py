@@ -4,11 +4,14 @@
 
 Gold answers of the mathematics benchmarks (DATA_DIR, or the hub) are rewritten by benchmarks/answer_styles.py: in
 styles that are right, and in forms that are wrong; the answer of another problem is one more. Of each style and form at
-most --each pairs are drawn, the same for all graders, so that a style of many answers counts no more than others.
+most --each pairs are drawn (of other problems' answers ten times as many), the same for all graders.
 
 A PYTHON is that of an environment with verl (requirements-verl.txt), with TRL (benchmarks/requirements-trl.txt);
-without it the graders of that package are "not run". CHECKOUT is a folder with an earlier version of this repository:
-both grade the same boxed gold answers, and the same answers of other problems, in turn. Time is that of one grade.
+without it the graders of that package are "not run". Time is that of one grade.
+
+This grader also grades the sources' solutions, as they stand, and with the gold answer stated below those that state
+none in a box or after ####. CHECKOUT is a folder with an earlier version of this repository: both grade the same boxed
+gold answers, and the same answers of other problems, in turn.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from attention_rhythm.tasks.answers import last_boxed
+from attention_rhythm.tasks.grading import grade
 from attention_rhythm.tasks.problems import load_problems
-from benchmarks.answer_styles import DOCUMENTED, STYLE_GROUPS, WRONG_GROUPS, boxed, of_other_problems
+from benchmarks.answer_styles import DOCUMENTED, STYLE_GROUPS, WRONG_GROUPS, bare, boxed, of_other_problems
 from benchmarks.graders import GRADERS
 from benchmarks.record import make_claim, report, run, write
 from benchmarks.worker import Worker
@@ -30,6 +35,7 @@ from pipeline.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "grading.json"
 TASKS = ("math500", "olympiadbench", "minerva", "aime24", "aime25", "amc23", "gsm8k")
+WITH_SOLUTIONS = ("gsm8k", "math500", "olympiadbench", "minerva", "aime24")
 OTHERS = "another problem's answer"
 SPEED = 0.8  # of before, which is claimed
 ROUNDS = 10  # of the comparison with before
@@ -39,14 +45,16 @@ Pairs = dict[str, dict[str, list[Pair]]]  # group -> style or form -> pairs
 
 
 def gold_answers() -> list[str]:
-    """Of all the tasks; each answer once, since GSM8K would else be mostly small numbers."""
+    """Of all the tasks; each answer once, since GSM8K repeats small numbers."""
     return list(dict.fromkeys(problem.answer for task in TASKS for problem in load_problems(task)))
 
 
 def responses(golds: list[str], groups: dict[str, dict[str, Callable]], each: int) -> Pairs:
-    """At most `each` pairs of every style or form, drawn by its name."""
+    """At most `each` pairs of every style or form, drawn by its name; gold answers without dollars."""
     return {
-        group: {name: drawn(((gold, style(gold)) for gold in golds), each, name) for name, style in styles.items()}
+        group: {
+            name: drawn(((bare(gold), style(gold)) for gold in golds), each, name) for name, style in styles.items()
+        }
         for group, styles in groups.items()
     }
 
@@ -105,19 +113,38 @@ def speed(golds: list[str], before: Path) -> dict[str, list[float]]:
     return seconds
 
 
+def solutions() -> dict[str, dict[str, int]]:
+    """How many of the sources' solutions are paid: as they stand, and with the gold answer stated below."""
+    found = {}
+    for task in WITH_SOLUTIONS:
+        problems = load_problems(task)
+        texts = [problem.metadata["solution"] for problem in problems]
+        stated = [
+            text if last_boxed(text) or "####" in text else f"{text}\n\nThe answer is $\\boxed{{{problem.answer}}}$."
+            for problem, text in zip(problems, texts, strict=True)
+        ]
+        found[task] = {"problems": len(problems)} | {
+            name: sum(grade(problem, text).correct for problem, text in zip(problems, own, strict=True))
+            for name, own in (("stated", stated), ("as_it_stands", texts))
+        }
+        print(f"solutions of {task}: {found[task]}", flush=True)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grading", description=__doc__.split("\n")[0])
     parser.add_argument("--verl-python", type=Path, metavar="PYTHON", help="without it, verl's graders are not run")
     parser.add_argument("--trl-python", type=Path, metavar="PYTHON", help="without it, TRL's grader is not run")
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="an earlier version, to compare the speed with")
-    parser.add_argument("--each", type=int, default=60, metavar="N", help="pairs of each style and form (default: 60)")
+    parser.add_argument("--each", type=int, default=40, metavar="N", help="pairs of each style and form (default: 40)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
 
     golds = gold_answers()
     right = responses(golds, STYLE_GROUPS, options.each)
     wrong = responses(golds, WRONG_GROUPS, options.each)
-    wrong[OTHERS] = {OTHERS: drawn(of_other_problems(golds), options.each, OTHERS)}
+    others = ((bare(gold), response) for gold, response in of_other_problems(golds))
+    wrong[OTHERS] = {OTHERS: drawn(others, 10 * options.each, OTHERS)}
     pythons = {"verl": options.verl_python, "TRL": options.trl_python}
     graders: dict[str, Any] = {}
     for name in GRADERS:
@@ -130,9 +157,10 @@ def main() -> int:
         make_claim("right_refused", refused / of_right, "<=", 0.005),
         make_claim("wrong_paid", paid / of_wrong, "<=", 0.0),
     ]
-    record = {
+    record: dict[str, Any] = {
         "settings": {"tasks": TASKS, "golds": len(golds), "each": options.each, "documented": list(DOCUMENTED)},
         "graders": graders,
+        "solutions": solutions(),
     }
     if options.before:
         seconds = speed(golds, options.before)
