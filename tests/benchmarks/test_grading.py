@@ -49,7 +49,7 @@ def test_the_grader_of_another_checkout_is_served(tmp_path):
         "attention_rhythm/__init__.py": "",
         "attention_rhythm/errors.py": "class ReproError(Exception): ...",
         "attention_rhythm/tasks/__init__.py": "",
-        "attention_rhythm/tasks/grading.py": "class Grade: correct = 'old'\ndef grade_math(gold, response): return Grade",
+        "attention_rhythm/tasks/grading.py": "class Grade: correct = 'old'\ngrade_math = lambda gold, response: Grade",
         "pipeline/__init__.py": "",
         "pipeline/manifest.py": "ROOT = None",
     }
