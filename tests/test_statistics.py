@@ -1,7 +1,7 @@
 """Accuracy, intervals and paired tests: by hand first, properties next."""
 
 import math
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -80,6 +80,22 @@ def test_sign_flip_by_hand():
     assert sign_flip_test([1, 2, 3, 0, 0]) == 2 / 8  # zeros say nothing
     assert sign_flip_test([3, -1]) == 1 / 2 + 1 / 2  # |2|, |4|, |-4|, |-2|: all at least 2
     assert sign_flip_test([0, 0]) == 1.0
+
+
+def test_sampled_sign_flips_count_what_was_observed_as_one_of_them():
+    # the chance that 100 patterns of 20 signs hold one with all signs equal is 2e-4
+    assert sign_flip_test([1] * 20, resamples=100) == 1 / 101
+
+
+def test_sign_flips_are_exact_for_14_differences_whatever_the_number_of_zeros():
+    assert sign_flip_test([1] * 14 + [0] * 10) == 2 / 2**14
+
+
+def test_a_change_of_unit_changes_no_sign_flip():
+    # in tenths, sums that are equal differ in the last bits: 0.3 - 0.1 - 0.2 + 0.1 and 0.1
+    for whole in product((1, 2, 3), (-1, -2), (1, 2, 6), (3, -5)):
+        if sum(whole):
+            assert sign_flip_test([value / 10 for value in whole]) == sign_flip_test(whole), whole
 
 
 def test_paired_comparison_of_single_samples():

@@ -162,6 +162,14 @@ def test_positions_are_chosen_by_eq_10(model):
     assert top == set(fai[:-1].nan_to_num(-1).topk(2).indices.tolist())
 
 
+def test_the_last_token_is_never_forced(model):
+    """Its FAI is defined where the horizon begins at the token itself, but nothing follows it."""
+    (response,) = greedy(model, [[5, 9, 2, 7]], tokens=7)
+    (record,) = perturb(model, Letters(), [response], {60}, replace(SETTINGS, horizon=(0, None), positions=7))
+    chosen = {row["position"] for row in record["rows"] if row["group"] != "matched"}
+    assert len(response["response_ids"]) == 7 and chosen == set(range(6))
+
+
 def test_a_response_too_short_to_perturb_gives_no_rows(model):
     response = {"problem_id": "p", "kind": "greedy", "prompt_ids": [1, 2], "response_ids": [4]}
     assert perturb(model, Letters(), [response], {60}, SETTINGS) == [{"problem": "p", "rows": []}]

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attention_rhythm.tasks.grading import Grade, grade, last_boxed, plain_latex, stated_answer
-from attention_rhythm.tasks.math_judge import MathJudge
+from attention_rhythm.tasks.math_judge import MEMORY_BYTES, MathJudge
 from attention_rhythm.tasks.problems import Problem, load_problems
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +39,8 @@ def choice(gold, *texts):
     [
         ("42", r"So the answer is $\boxed{42}$."),
         ("42", r"First \boxed{7}, no: \boxed{42}"),
+        ("42", r"\boxed{7} " * 30 + r"\boxed{42}"),
+        ("1 < x < 2", r"\boxed{(1, 2)}"),  # math-verify takes an interval for an inequality, but not the reverse
         ("42", "The answer is 42."),
         ("18", "She makes 9 * 2 = $18.\n#### 18"),
         ("41", "the answer to 1 and 5 points: 26 + 15 = 41\n#### 41"),
@@ -376,6 +379,27 @@ def test_killed_children_are_reaped():
             assert judge.judge("42", "42").equal
         states = [state for _, state in members(judge._nursery[0].pid)]
         assert len(states) == 2 and "Z" not in states
+    finally:
+        judge.close()
+
+
+def test_the_child_has_a_memory_limit():
+    judge = MathJudge()
+    try:
+        assert judge.judge("42", "42").equal
+        nursery = judge._nursery[0].pid
+        (child,) = (pid for pid, _ in members(nursery) if pid != nursery)
+        assert resource.prlimit(child, resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
+    finally:
+        judge.close()
+
+
+def test_time_between_two_requests_is_not_counted():
+    judge = MathJudge(seconds=0.25)
+    try:
+        assert judge.judge("42", "42").equal
+        time.sleep(1.8 * judge.seconds)  # more than the limit on wall time
+        assert judge.judge("42", "42").equal
     finally:
         judge.close()
 

@@ -1,6 +1,7 @@
 """What a step logs, worked out by hand on two responses."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -51,6 +52,11 @@ def test_means_are_over_responses_or_over_response_tokens():
 
 def test_sampler_gap_counts_no_padding():
     assert sampler_gap(ROLLOUT, READING) == pytest.approx(0.3)
+
+
+def test_gaps_of_both_signs_do_not_cancel():
+    old_logp = torch.tensor([[NAN, -0.5, -2.5, NAN], [NAN, -1.0, -1.0, -1.0]])
+    assert sampler_gap(ROLLOUT, replace(READING, old_logp=old_logp)) == pytest.approx((0.5 + 0.5) / 5)
 
 
 def test_rhythm_is_observed_over_chance():
