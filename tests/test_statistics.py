@@ -109,6 +109,25 @@ def test_paired_comparison_of_several_samples():
     assert result.test == "sign_flip" and result.difference.estimate == 0.5 and result.p_value == 0.5
 
 
+@pytest.mark.parametrize(
+    ("baseline", "treatment"),
+    [
+        ([0, 1, 0], [0.5, 1, 0.5]),  # a share in one of the runs
+        ([[0, 0], [1, 1]], [[1, 1], [1, 1]]),  # several samples, though all agree
+        ([0, 1], [[1, 1], [1, 1]]),
+    ],
+)
+def test_mcnemar_is_for_one_score_of_0_or_1_in_both_runs(baseline, treatment):
+    assert compare_paired(baseline, treatment).test == "sign_flip"
+
+
+def test_a_comparison_passes_its_options_on():
+    before, after = [0.1, 0.5, 0.3, 0.9], [0.4, 0.4, 0.8, 0.7]
+    options = {"resamples": 60, "confidence": 0.5, "seed": 3}
+    result = compare_paired(before, after, **options)
+    assert result.difference == bootstrap_interval(np.subtract(after, before), **options)
+
+
 def test_pairing_makes_the_interval_narrow():
     rng = np.random.default_rng(0)
     hard = rng.random(200)
@@ -228,6 +247,12 @@ def test_one_value_has_no_interval():
 def test_values_that_do_not_vary_have_an_interval_of_no_width():
     assert t_interval([2.0, 2.0]) == TInterval(2.0, 2.0, 2.0, 0.0)
     assert t_interval([0.0, 0.0, 0.0]) == TInterval(0.0, 0.0, 0.0, 1.0)
+
+
+def test_equal_values_have_no_width_whatever_their_rounding():
+    # the mean of three times 0.1 is not 0.1: a standard deviation of 1e-17 would give p = 1e-32
+    result = t_interval([0.1] * 3)
+    assert result.low == result.high == result.mean == pytest.approx(0.1) and result.p_value == 0.0
 
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [[1.0, 2.0]]])

@@ -24,6 +24,11 @@ def test_layers_of_a_model_of_thirty(layers, count, expected):
     assert select_layers(30, layers, count) == expected
 
 
+def test_two_thirds_of_the_layers_are_not_twice_a_third():
+    assert select_layers(32, "middle", None) == tuple(range(10, 22))  # floor(64/3) = 21, not 2 floor(32/3) = 20
+    assert select_layers(32, "top", None) == tuple(range(21, 32))
+
+
 def test_fewer_layers_than_asked_for_are_taken_once():
     assert select_layers(4, "middle", 5) == (1, 2)
     assert select_layers(1, "top", 5) == (0,)

@@ -64,6 +64,10 @@ def test_a_flat_signal_has_no_peaks():
     assert where([0.1 + 0.2, 0.3, 0.1 + 0.2, 0.3][:1] * 6, "prominence") == []
 
 
+def test_a_ripple_too_small_to_have_a_standard_deviation_is_no_peak():
+    assert where([0, 1e-200, 0], "prominence") == []  # its square is 0
+
+
 def test_unknown_rules_are_refused():
     with pytest.raises(ValueError, match="hill"):
         find_peaks(np.array([0.0, 1.0, 0.0]), "hill")

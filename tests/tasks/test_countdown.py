@@ -244,6 +244,12 @@ def test_a_step_may_be_worth_zero():
     assert evaluate(item.solution) == ([5, 5, 5], 0)  # (5 - 5) * 5: there is no way around 0
 
 
+def test_nothing_is_divided_by_zero():
+    # 0 / 0 would reach any target: (5 - 5) / (5 - 5) "is" 7; 5 * 5 - 5 - 5 and the like do not
+    with pytest.raises(ValueError, match="not reached"):
+        generate_countdown(1, numbers=4, number_range=(5, 5), target_range=(77, 77))
+
+
 def steps(expression):
     """The value of every operation of an expression."""
     nodes = (node for node in ast.walk(ast.parse(expression, mode="eval")) if isinstance(node, ast.BinOp))

@@ -165,6 +165,12 @@ def test_another_choice_is_wrong(response):
     assert not grade(choice("B", "an apple", "two apples", "E. coli", "x", "y"), response).correct
 
 
+def test_a_change_of_mind_counts():
+    options = ("an apple", "two apples", "three apples")
+    response = "The answer is A.\nNo, that is one too few.\nThe answer is B."
+    assert grade(choice("B", *options), response).correct and not grade(choice("A", *options), response).correct
+
+
 def test_words_are_no_letters():
     assert not grade(choice("A", "one", "two"), "The answer is A good question.").correct
     assert not grade(choice("I", *"abcdefghi"), "The answer is I think the second.").correct

@@ -78,6 +78,17 @@ def test_rhythm_is_observed_over_chance():
     )
 
 
+def test_rhythm_sums_over_the_responses_of_a_batch_before_it_divides():
+    """One WAAD peak in each; the first has no FAI peak and is shorter."""
+    waad = torch.tensor([[1.0, 9.0, 1.0, NAN, NAN], [1.0, 9.0, 1.0, 1.0, 1.0]])
+    fai = torch.tensor([[1.0, 1.0, 1.0, NAN, NAN], [0.0, 9.0, 0.0, 0.0, 0.0]])
+    entropy = torch.tensor([[1.0, 4.0, 1.0, NAN, NAN], [1.0, 2.0, 1.0, 1.0, 1.0]])
+    values = rhythm_statistics(Reading(entropy, entropy, SimpleNamespace(waad=waad, fai=fai)), ~waad.isnan())
+    assert values["waad_peak_entropy_observed"] == pytest.approx((4 + 2) / 2)
+    assert values["waad_peak_entropy_chance"] == pytest.approx((6 + 6) / 8)
+    assert values["fai_follows_or_coincides_waad_chance"] == pytest.approx((2 + 2) / 8)
+
+
 def test_without_a_peak_the_rhythm_is_undefined():
     flat = torch.ones(1, 5)
     values = rhythm_statistics(Reading(flat, flat, SimpleNamespace(waad=flat, fai=flat)), torch.ones(1, 5).bool())
