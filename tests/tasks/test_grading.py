@@ -16,7 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention_rhythm.tasks.grading import Grade, grade, last_boxed, plain_latex, stated_answer
+from attention_rhythm.tasks.answers import last_boxed
+from attention_rhythm.tasks.choices import stated_answer
+from attention_rhythm.tasks.grading import Grade, grade
+from attention_rhythm.tasks.latex import plain_latex
 from attention_rhythm.tasks.math_judge import MEMORY_BYTES, MathJudge
 from attention_rhythm.tasks.problems import Problem, load_problems
 
@@ -39,7 +42,7 @@ def choice(gold, *texts):
     [
         ("42", r"So the answer is $\boxed{42}$."),
         ("42", r"First \boxed{7}, no: \boxed{42}"),
-        ("42", r"\boxed{7} " * 30 + r"\boxed{42}"),
+        ("42", r"\boxed{7} is too small. " * 30 + r"\boxed{42}"),
         ("1 < x < 2", r"\boxed{(1, 2)}"),  # math-verify takes an interval for an inequality, but not the reverse
         ("42", "The answer is 42."),
         ("18", "She makes 9 * 2 = $18.\n#### 18"),
@@ -338,7 +341,7 @@ import os, signal, threading
 from attention_rhythm.tasks.grading import grade, shared_judge
 from attention_rhythm.tasks.base import Problem
 problem = Problem("m", "?", "42", "math500")
-print(grade(problem, r"\boxed{42}").correct, shared_judge()._nursery[0].pid, flush=True)
+print(grade(problem, r"\boxed{\sqrt{1764}}").correct, shared_judge()._nursery[0].pid, flush=True)
 """
 
 
