@@ -34,7 +34,7 @@ def test_eq_6_by_hand():
 
 
 def test_a_group_without_spread_gives_exactly_zero():
-    rewards = torch.tensor([0.1] * 7 + [0.3])  # seven times 0.1 do not add up to 0.7
+    rewards = torch.tensor([0.1] * 7 + [0.3], dtype=torch.float64)  # seven times 0.1 do not add up to 0.7
     assert group_advantages(rewards, torch.tensor([0] * 7 + [1])).tolist() == [0.0] * 8
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -85,6 +86,15 @@ def test_lifts_and_intervals_over_problems():
     assert result["receiver_global_fai_cooccurrence"]["peaks"] == 16
 
 
+def test_every_peak_and_every_token_counts_the_same_in_whichever_problem_it_is():
+    one = signals([T, F], [F, F], [F, F], [5, 1])  # one WAAD peak of entropy 5, and of two tokens
+    three = signals([T, T, T, F], [F] * 4, [F] * 4, [1, 1, 1, 1])
+    entropy = couple([one, three], {"resamples": 10, "seed": 0})["waad_peak_entropy"]
+    assert entropy["observed"] == pytest.approx((5 + 3) / 4)  # the mean of the problems' means would be (5 + 1) / 2
+    assert entropy["random"] == pytest.approx((6 + 4) / 6)
+    assert entropy["peaks"] == 4
+
+
 def test_without_peaks_the_result_is_undefined_not_zero():
     nothing = signals([F] * 4, [F] * 4, [F] * 4, [1, 2, 3, 4])
     result = couple([nothing] * 3, {"resamples": 50, "seed": 0})
@@ -136,6 +146,20 @@ def test_signals_are_means_over_the_head_sets_of_each_response():
     np.testing.assert_allclose(read["waad"], one["waad"][1 + low[0], low[1], 1:])
     np.testing.assert_allclose(read["fai"], one["fai_open"][1 + high[0], high[1]])
     np.testing.assert_allclose(read["receiver_fai"], one["fai_open"][:, 2].mean(0))
+
+
+def test_peaks_are_those_of_the_convention():
+    heads = np.ones((3, 4), bool)
+    peaks = {
+        name: read_all([response()], replace(Convention(), **change), heads)[0]["waad_peak"].sum()
+        for name, change in {
+            "any": {"peak": "local_maximum"},
+            "high": {"prominence": 1.5},
+            "higher than all": {"prominence": 9.0},
+            "a tenth": {"peak": "quantile", "quantile": 0.1},
+        }.items()
+    }
+    assert peaks["any"] > peaks["high"] > peaks["higher than all"] == 0 and peaks["a tenth"] == 3
 
 
 def test_the_predictor_row_is_the_one_before():

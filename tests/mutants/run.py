@@ -1,6 +1,8 @@
-"""Put each mutant of mutants.toml into a copy of the repository, run its tests, and write table.md.
+"""Put each mutant of mutants.toml into a copy of the repository, run its tests, and write the table of README.md.
 
-python -m tests.mutants.run [WORD ...]    # only mutants whose row holds one of these words; the other rows stay
+    python -m tests.mutants.run [WORD ...]    # only mutants whose row has one of these words; the other rows stay
+
+Which test killed a mutant, and which one survived, is in its row: `run survived` tries the survivors again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,28 @@ from tests.support.mutants import SURVIVED, Mutant, load, read_table, write_tabl
 ROOT = Path(__file__).resolve().parents[2]
 # No .pyc: two mutants of one size, written within a second, would share it.
 ENVIRONMENT = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-SECONDS = 600  # of the tests of one mutant: it may loop for ever
+SECONDS = 300  # of the tests of one mutant: it may loop for ever
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-m", "not slow and not long and not network")
+
+
+def main(words: list[str]) -> None:
+    """Judge the mutants whose row has one of the words, or all, and write the table after each.
+
+    RuntimeError: a test fails without any mutant.
+    """
+    results = read_table()
+    rows = {mutant: f"{mutant.cell} | {results.get(mutant.cell, '')}" for mutant in load()}
+    chosen = [mutant for mutant, row in rows.items() if not words or any(word in row for word in words)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_tree(folder)
+        for tests in dict.fromkeys(mutant.tests for mutant in chosen):
+            if failed := first_failure(folder, tests):
+                raise RuntimeError(f"{failed} fails as it is: what it says of a mutant means nothing")
+        for mutant in chosen:
+            results[mutant.cell] = judge(mutant, folder)
+            write_table(results)
+            print(f"{mutant.cell}: {results[mutant.cell]}", flush=True)
 
 
 def copy_tree(folder: Path) -> None:
@@ -29,6 +52,20 @@ def copy_tree(folder: Path) -> None:
         shutil.copy2(ROOT / name, folder / name)
 
 
+def judge(mutant: Mutant, folder: Path) -> str:
+    """What becomes of a mutant in a copy of the repository, which is as before afterwards."""
+    file = folder / mutant.path
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace(mutant.find, mutant.replace), encoding="utf-8")
+    try:
+        killer = first_failure(folder, mutant.tests)
+    finally:
+        file.write_text(text, encoding="utf-8")
+    if killer:
+        return f"killed by `{killer}`" + (" though **called equivalent**" if mutant.equivalent else "")
+    return f"equivalent: {mutant.equivalent}" if mutant.equivalent else SURVIVED
+
+
 def first_failure(folder: Path, tests: tuple[str, ...]) -> str | None:
     """The first test that fails, without its parameters; None where all pass.
 
@@ -36,8 +73,7 @@ def first_failure(folder: Path, tests: tuple[str, ...]) -> str | None:
     """
     # a fresh database: an example kept from one mutant must not find the next
     shutil.rmtree(folder / ".hypothesis", ignore_errors=True)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-    command = [sys.executable, "-m", "pytest", *options, *tests]
+    command = [sys.executable, "-m", "pytest", *OPTIONS, *tests]
     try:
         done = subprocess.run(
             command, cwd=folder, env=ENVIRONMENT, timeout=SECONDS, capture_output=True, text=True, check=False
@@ -50,35 +86,6 @@ def first_failure(folder: Path, tests: tuple[str, ...]) -> str | None:
     if not failed:
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
     return failed.group(1)
-
-
-def judge(mutant: Mutant, folder: Path) -> str:
-    """What becomes of a mutant in a copy of the repository, which is as before afterwards."""
-    file = folder / mutant.path
-    text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
-    try:
-        killer = first_failure(folder, mutant.tests)
-    finally:
-        file.write_text(text, encoding="utf-8")
-    if killer:
-        return f"killed by `{killer}`" + (" though **called equivalent**" if mutant.equivalent else "")
-    return f"equivalent: {mutant.equivalent}" if mutant.equivalent else SURVIVED
-
-
-def main(words: list[str]) -> None:
-    """Judge the mutants whose row holds one of the words, or all, and write the table after each."""
-    results = read_table()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        copy_tree(folder)
-        for mutant in load():
-            row = f"{mutant.cell} | {results.get(mutant.cell, '')}"
-            if words and not any(word in row for word in words):
-                continue
-            results[mutant.cell] = judge(mutant, folder)
-            write_table(results)
-            print(f"{mutant.cell}: {results[mutant.cell]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ def test_values_that_do_not_vary_have_no_kurtosis():
 
 
 def test_receivers_are_the_heads_of_highest_mean_kurtosis():
-    received = torch.tensor([[[9.0, 0.0], [4.0, 1.0]], [[1.0, 0.0], [4.0, 8.0]]])  # means 5, 0, 4, 4.5
-    assert receiver_heads(received, 2).tolist() == [[True, False], [False, True]]
+    # means 4, 0, 5, 6; the highest single one, 9, is not among the highest two
+    received = torch.tensor([[[9.0, 0.0], [5.0, 6.0]], [[-1.0, 0.0], [5.0, 6.0]]])
+    assert receiver_heads(received, 2).tolist() == [[False, False], [True, True]]
     assert receiver_heads(received, 20).all()

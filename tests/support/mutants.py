@@ -1,4 +1,4 @@
-"""The list of mutants and the table of what became of them."""
+"""The list of mutants, and the table of what became of them."""
 
 from __future__ import annotations
 
@@ -8,32 +8,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "mutants"
-LIST, TABLE = FOLDER / "mutants.toml", FOLDER / "table.md"
+LIST, TABLE = FOLDER / "mutants.toml", FOLDER / "README.md"
 SURVIVED = "**survived**"
-HEADER = "# Mutants\n\nMade by `python -m tests.mutants.run`; the list is in `mutants.toml`.\n\n| Mutant | Result |\n| --- | --- |\n"
+HEADER = """# Mutants
+
+Small faults, each put into a copy of the repository on its own. A test should fail for each: what no test notices, nobody
+has specified. `mutants.toml` is the list; `python -m tests.mutants.run` tries them and writes this table, with the first
+test that failed; `test_mutants.py` holds both to the code. To add a mutant, add it to the list and run it by a word in it.
+
+"""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`before` in the file `path` becomes `after`; one of `tests` fails, unless it is `equivalent` for this reason."""
+    """`find` in the file `path` becomes `replace`. One of `tests` fails, unless it is `equivalent` for this reason."""
 
     path: str
     tests: tuple[str, ...]
-    before: str
-    after: str
+    find: str
+    replace: str
     equivalent: str = ""
 
     @property
     def cell(self) -> str:
         """What it is, as the first cell of its row."""
-        before, after = (" ".join(code.split()).replace("|", r"\|") for code in (self.before, self.after))
+        before, after = (" ".join(code.split()).replace("|", r"\|") for code in (self.find, self.replace))
         return f"{self.path}: `{before}` → " + (f"`{after}`" if after else "nothing")
 
 
 def load() -> list[Mutant]:
     """Every mutant of the list, in order."""
     files = tomllib.loads(LIST.read_text(encoding="utf-8"))["file"]
-    return [Mutant(file["path"], tuple(file["tests"]), **own) for file in files for own in file["mutant"]]
+    rows = [{"path": file["path"], "tests": file["tests"], **own} for file in files for own in file["mutant"]]
+    return [Mutant(**row | {"tests": tuple(row["tests"])}) for row in rows]
 
 
 def read_table() -> dict[str, str]:
@@ -45,5 +52,11 @@ def read_table() -> dict[str, str]:
 
 def write_table(results: Mapping[str, str]) -> None:
     """The table, in the order of the list; mutants without a result are left out."""
-    rows = [f"| {m.cell} | {results[m.cell]} |\n" for m in load() if m.cell in results]
-    TABLE.write_text(HEADER + "".join(rows), encoding="utf-8")
+    tried = [(mutant.cell, results[mutant.cell]) for mutant in load() if mutant.cell in results]
+    killed = sum(result.startswith("killed") for _, result in tried)
+    equivalent = sum(result.startswith("equivalent") for _, result in tried)
+    summary = (
+        f"{len(tried)} mutants: {killed} killed, {equivalent} equivalent, {len(tried) - killed - equivalent} survived."
+    )
+    rows = [f"| {cell} | {result} |\n" for cell, result in tried]
+    TABLE.write_text(f"{HEADER}{summary}\n\n| Mutant | Result |\n| --- | --- |\n{''.join(rows)}", encoding="utf-8")
