@@ -2,7 +2,7 @@
 
     python -m tests.mutants.run [WORD ...]    # only mutants whose row has one of these words; the other rows stay
 
-Which test killed a mutant, and which one survived, is in its row: `run survived` tries the survivors again.
+A row says `survived` or, before it is tried, `untried`: `run survived untried` does what is left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(words: list[str]) -> None:
     RuntimeError: a test fails without any mutant.
     """
     results = read_table()
-    rows = {mutant: f"{mutant.cell} | {results.get(mutant.cell, '')}" for mutant in load()}
+    rows = {mutant: f"{mutant.cell} | {results.get(mutant.cell, 'untried')}" for mutant in load()}
     chosen = [mutant for mutant, row in rows.items() if not words or any(word in row for word in words)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -39,9 +39,9 @@ def main(words: list[str]) -> None:
             if failed := first_failure(folder, tests):
                 raise RuntimeError(f"{failed} fails as it is: what it says of a mutant means nothing")
         for mutant in chosen:
-            results[mutant.cell] = judge(mutant, folder)
-            write_table(results)
-            print(f"{mutant.cell}: {results[mutant.cell]}", flush=True)
+            result = judge(mutant, folder)
+            write_table(read_table() | {mutant.cell: result})
+            print(f"{mutant.cell}: {result}", flush=True)
 
 
 def copy_tree(folder: Path) -> None:
