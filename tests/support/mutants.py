@@ -12,8 +12,8 @@ LIST, TABLE = FOLDER / "mutants.toml", FOLDER / "README.md"
 SURVIVED = "**survived**"
 HEADER = """# Mutants
 
-Small faults, each put into a copy of the repository on its own. A test should fail for each: where none does, no one has
-said what the code should do. `python -m tests.mutants.run` tries the mutants of `mutants.toml` and writes this table,
+Small faults, each put into a copy of the repository on its own. A test should fail for each: where none does, nobody
+has said what the code should do. `python -m tests.mutants.run` tries the mutants of `mutants.toml` and writes this table,
 with the first test that failed; `test_mutants.py` holds both to the code.
 
 """
