@@ -13,8 +13,8 @@ SURVIVED = "**survived**"
 HEADER = """# Mutants
 
 Small faults, each put into a copy of the repository on its own. A test should fail for each: where none does, nobody
-has said what the code should do. `python -m tests.mutants.run` tries the mutants of `mutants.toml` and writes this table,
-with the first test that failed; `test_mutants.py` holds both to the code.
+has said what the code should do. `python -m tests.mutants.run` tries the mutants of `mutants.toml` and writes this
+table, with the first test that failed; `test_mutants.py` holds both to the code.
 
 """
 
