@@ -27,6 +27,15 @@ def test_a_coin_by_hand():
     assert logprob.item() == pytest.approx(math.log(0.25))
 
 
+def test_logits_in_half_precision_are_widened_before_they_are_summed():
+    torch.manual_seed(0)
+    head, hidden = torch.nn.Linear(8, 500).bfloat16(), torch.randn(5, 8).bfloat16()
+    entropy, logprob = token_statistics(hidden, head, torch.arange(5))
+    logp = head(hidden).double().log_softmax(-1)
+    torch.testing.assert_close(entropy, -(logp.exp() * logp).sum(-1).float(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logprob, logp[range(5), range(5)].float(), atol=1e-5, rtol=0)
+
+
 def test_the_size_of_a_chunk_does_not_matter():
     torch.manual_seed(0)
     head, hidden, tokens = torch.nn.Linear(8, 50), torch.randn(37, 8), torch.randint(50, (37,))
@@ -85,6 +94,13 @@ def test_broken_logits_are_noticed(new_model, batch):
     ids, _, response = batch([(4, 5)])
     with pytest.raises(ValueError, match="NaN or inf in the logits"):
         forward_statistics(model, ids, response, [0], 10, [(0, None)])
+
+
+@pytest.mark.parametrize(("setting", "value"), [("logits_scaling", 1.0), ("logits_scaling", None), ("logit_scale", 1)])
+def test_a_setting_that_changes_no_logits_is_accepted(new_model, setting, value):
+    model = new_model("llama")
+    setattr(model.config, setting, value)
+    assert output_head(model) is model.lm_head
 
 
 @pytest.mark.parametrize("setting", ["final_logit_softcapping", "logits_scaling"])
