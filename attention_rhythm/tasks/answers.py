@@ -14,15 +14,28 @@ from attention_rhythm.tasks.quantities import SCALES
 MAX_TAIL = 2_000  # characters searched for an answer that is neither boxed nor tagged
 LAST_BOXES = 20  # how many unclosed boxes at the end of a text are passed over in search of one that closes
 
-THINK = r"think|thinking|thought|thoughts|reasoning|reflection|scratchpad"
-THINK_TAG = re.compile(rf"(?:<|◁|\[)(/?)(?:{THINK})(?:>|▷|\])", re.IGNORECASE)
+THINK = (
+    "think|thinking|thought|thoughts|reason|reasoning|reflection|scratchpad|scratch|analysis|cot|planning|inner_monologue"
+    "|antThinking|longcat_think|think_fast"
+)
+THINK_TAG = re.compile(rf"(?:<\|?|◁|\[)(/?)(?:\w{{1,20}}:)?(?:{THINK})(?:\s[^<>]{{0,40}})?(?:\|?>|▷|\])", re.IGNORECASE)
+OTHER_THOUGHTS = (  # of models that mark thoughts otherwise
+    (re.compile(r"<\|begin_of_thought\|>|<\|channel\|>analysis\b"), "<think>"),
+    (re.compile(r"<\|end_of_thought\|>|<\|channel\|>final<\|message\|>"), "</think>"),
+)
+MAX_END = 2000  # characters at the end of a response in which its special tokens stand
+SPECIAL_END = re.compile(r"(?:<\|[\w ]{1,30}\|>|<｜[^｜<>]{1,30}｜>|</s>|<eos>|<end_of_turn>)$")
 ANSWER_TAG = re.compile(r"<(/?)(?:final_)?answer>", re.IGNORECASE)
 BOX = re.compile(r"\\(?:f?boxed|fbox|framebox)\s*\{")
 BARE_BOX = re.compile(r"\\boxed\s+(-?\w)(?!\w)")
-BETWEEN_BOXES = re.compile(r"(?:[\s$.,;&*]|\\[()\[\],;: ]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)*")
+BETWEEN_BOXES = re.compile(
+    r"(?:[\s$.,;&*]|\b[a-zA-Z]\s*=|\b(?:maybe|else)\b|\\[()\[\],;: ]|\\q?quad"
+    r"|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)*"
+)
 MARK = re.compile(r"^[ \t>*]*#{4}[ \t]+(.+?)[ \t*]*$", re.MULTILINE)
 STATED = re.compile(
-    r"\b(?:answer|option|choice)\b[^\n:.]{0,80}?(?:\bis\b|:)[\s*_]*(?:therefore|thus|then|indeed|simply|:)*"
+    r"\b(?:answers?|options?|choices?|solutions are|values are|roots are)\b[^\n:.]{0,80}?"
+    r"(?:\b(?:is|are)\b|:)[\s*_]*(?:therefore|thus|then|indeed|simply|:)*"
     r"|^[ \t]*#+[ \t]*(?:final[ \t]+)?answer[ \t*]*$",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -38,7 +51,7 @@ ASIDE = re.compile(
 
 def final_answer(response: str) -> str | None:
     """The text of the final answer, None where the response gives none. Mark-up inside the answer is kept."""
-    response = without_thinking(response)
+    response = without_thinking(without_end(response))
     boxed, tagged = last_boxes(response), last_tag(response)
     if tagged is not None and (boxed is None or tagged[0] > boxed[0]):
         return final_answer_of_tag(tagged[1])
@@ -51,6 +64,18 @@ def final_answer(response: str) -> str | None:
     return None
 
 
+def without_end(response: str) -> str:
+    """A response without the special tokens that end it.
+
+    >>> without_end("The answer is 8.<|im_end|>"), without_end("8</s>")
+    ('The answer is 8.', '8')
+    """
+    end = response[-MAX_END:].rstrip()
+    while token := SPECIAL_END.search(end, max(0, len(end) - 40)):
+        end = end[: token.start()].rstrip()
+    return response[:-MAX_END] + end
+
+
 def without_thinking(response: str) -> str:
     """What follows the last </think>; of thoughts that never end, what stands before them.
 
@@ -61,6 +86,8 @@ def without_thinking(response: str) -> str:
     >>> without_thinking("7? no.</think>It is 8.")  # the prompt had opened it
     'It is 8.'
     """
+    for pattern, tag in OTHER_THOUGHTS:
+        response = pattern.sub(tag, response)
     tags = list(THINK_TAG.finditer(response))
     if not tags:
         return response
@@ -107,6 +134,7 @@ def last_boxes(text: str) -> tuple[int, str] | None:
     boxes = _boxes(text, LAST_BOXES)
     if not boxes:
         return None
+    boxes = [box for box in boxes if box[2]] or boxes  # an empty one speaks of the format
     start, _, content = boxes[0]
     contents = [content]
     for earlier, end, content in boxes[1:]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from attention_rhythm.tasks.answers import MAX_TAIL, last_boxes, last_tag, without_thinking
+from attention_rhythm.tasks.answers import MAX_TAIL, last_boxes, last_tag, without_end, without_thinking
 
 MAX_ANSWER = 500  # characters of an answer that are read; the longest option of CrossThink-QA has 330
 
@@ -35,15 +35,23 @@ A_LETTER = re.compile(
     rf"[(\[]\s*([A-Za-z])\s*[)\]]|([AI])(?=\s+(?:{REASON})\b|\s*$|\s*[^\s\w'])|([B-HJ-Z])(?![\w'])"
     r"|([a-z])(?=\s*$|[).:])"
 )
-JOINT = re.compile(r"[).:\s]*(?:,|;|/|&|\bor\b|\band\b|\bboth\b)[\s,]*(?:(?:or|and|option|choice)\s+)*", re.IGNORECASE)
+JOINT = re.compile(
+    r"[).:?\s]*(?:[(,;/&?]|\b(?:or|and|vs|versus|maybe|possibly|perhaps)\b"
+    r"|(?<=[\s)])(?=(?:\(?[A-Z]\)?(?:[\s.]+|$))+$))[\s,(]*"
+    r"(?:(?:or|and|maybe|possibly|perhaps|option|choice)\s+)*",
+    re.IGNORECASE,
+)
 REJECTED = re.compile(
     r"\b(?:not|isn't|rather than|instead of|neither|nor)\s+(?:option\s+)?\(?[A-Z]\)?(?!\w)", re.IGNORECASE
 )
 CHANGED = re.compile(
-    r"\b(?:no|wait|actually|correction|i mean|rather)\b[\s,:.\-–—]*(?:(?:it|the answer|it's)\s+)?(?:is\s+)?"
-    r"(?=\(?[A-Z]\)?(?!\w))",
+    r"\b(?:no|wait|actually|correction|i mean|rather|on second thought)\b[\s,:.\-–—]*"
+    r"(?:(?:it|the answer|it's)\s+)?(?:(?:is|must be|should be)\s+)?(?=\(?[A-Z]\)?(?!\w))",
     re.IGNORECASE,
 )
+WRONG = re.compile(r"^\W*[A-Z]\W*\s(?:is|are)\s+(?:wrong|incorrect|not|false)\b", re.IGNORECASE)
+DENIED = re.compile(r"(?:n't|\bnot)\b[^.\n]{0,30}$", re.IGNORECASE)
+CONFIRMED = re.compile(r"(?:the )?(?:correct|right|best|answer)\b", re.IGNORECASE)
 AT_THE_END = re.compile(r"\(([A-Z])\)[\s.]*$")
 
 CLAUSE = re.compile(
@@ -60,7 +68,7 @@ def stated_answer(response: str) -> str | None:
     >>> stated_answer("The answer is:\n\n**B. copper**"), stated_answer(r"<think>\boxed{A}</think> So \(B\).")
     ('B. copper', 'So B.')
     """
-    response = without_thinking(response)
+    response = without_thinking(without_end(response))
     marked = [found for found in (last_boxes(response), last_tag(response)) if found is not None]
     if marked:
         answer = max(marked)[1]
@@ -74,8 +82,9 @@ def _said(text: str) -> str | None:
     """The rest of the line, or the next line, after the last statement of an answer."""
     for pattern in STATED:
         for match in reversed(list(pattern.finditer(text))):
-            if rest := text[match.end() :].lstrip(" \t\r\n:*_-").split("\n", 1)[0].strip(" *_"):
-                return rest
+            rest = text[match.end() :].lstrip(" \t\r\n:*_-").split("\n", 1)[0].strip(" *_")
+            if rest and not DENIED.search(text[: match.start()]):
+                return text[match.start() :].split("\n", 1)[0] if CONFIRMED.match(rest) else rest
     return None
 
 
@@ -143,6 +152,8 @@ def chosen(answer: str, options: Mapping[str, str]) -> str | None:
     ) is not None:
         return named
     letters = _letters_at_start(text)
+    if letters and WRONG.search(text):
+        return None
     if letters:
         return letters[0] if len(set(letters)) == 1 and letters[0] in options else None
     if (named := _text_at_start(text, by_text)) is not None:
@@ -175,13 +186,9 @@ def _text_at_start(text: str, by_text: Mapping[str, str]) -> str | None:
     for option, letter in sorted(by_text.items(), key=lambda item: -len(item[0])):
         if len(option) > 2 and start.startswith(option) and re.match(r"(?![.,]?\d)[^\w%]", start[len(option) :]):
             rest = start[len(option) :]
-            return (
-                None
-                if re.match(
-                    r"\s*(?:,|or\b|and\b|/)\s*(?:or |and )?(?:" + "|".join(map(re.escape, by_text)) + r")\b", rest
-                )
-                else letter
-            )
+            others = "|".join(map(re.escape, by_text))
+            joined = re.match(rf"\s*(?:,|or\b|and\b|/)\s*(?:or |and )?(?:{others})(?!\w)", rest)
+            return None if joined else letter
     return None
 
 

@@ -35,6 +35,12 @@ REMARK = re.compile(
 UNIT_AT_END = re.compile(r"\s*(?:\\cdot\s*)?\\text\{([^{}]*)\}(?:\s*/\s*\\text\{[^{}]*\})?\s*(?:\^\s*\{?-?[1-4]\}?)?$")
 INTERVAL = re.compile(r"^[\[(][^()\[\]]*,[^()\[\]]*[\])](?:\s*\\cup\s*[\[(][^()\[\]]*,[^()\[\]]*[\])])*$")
 EQUALS = re.compile(r"(?<![<>\\!])=")
+GLUED_LETTER = re.compile(r"^-?[\d.,]+\s?[a-zA-Z](?![a-zA-Z])")  # 3R^2, 6m: a variable
+GLUE = re.compile(r"(?<=\d)\s?(?=[a-zA-Z](?![a-zA-Z]))")
+PAIR = re.compile(r"^([(\[])[^()\[\]]*,[^()\[\]]*([)\]])$")
+IN_A_SET = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*(?=[(\[])")
+LETTER_FIRST = re.compile(r"^(?:\\text\{\s*\([A-E]\)\s*\}|\([A-E]\))\s*(?=[\w\\(\[.-])")
+LETTER_LAST = re.compile(r"\s*(?:\\text\{\s*\([A-E]\)\s*\}|\(\\text\{[A-E]\}\)|\s\([A-E]\))$")
 RELATION = r"(\\(?:le|ge|lt|gt)(?![a-zA-Z])|[<>])"
 BETWEEN = re.compile(rf"^(.+?)\s*{RELATION}\s*[a-zA-Z](?:\([a-z]\))?\s*{RELATION}\s*(.+)$")
 ONE_SIDE = re.compile(rf"^([a-zA-Z])\s*{RELATION}\s*(.+)$|^(.+?)\s*{RELATION}\s*([a-zA-Z])$")
@@ -50,7 +56,9 @@ def same_answer(gold: str, answer: str, judge: Judge) -> bool:
         return False
     if _key(gold) == _key(answer):
         return True
-    if (number := read_number(gold)) is not None:
+    if not is_text(gold):
+        answer = LETTER_LAST.sub("", LETTER_FIRST.sub("", answer))
+    if (number := read_number(gold)) is not None and not GLUED_LETTER.search(gold):
         return any(_is_worth(number, gold, reading, judge) for reading in readings(answer))
     if is_text(gold):
         return any(_words(reading) == _words(gold) for reading in _texts(answer))
@@ -191,7 +199,8 @@ def is_text(gold: str) -> bool:
 def _texts(answer: str) -> list[str]:
     """A text as it is, without a label, and the letter of a choice that its value follows."""
     found = [answer, without_name(answer)]
-    if match := re.match(r"(?:\\text\{)?\s*\(([A-Z])\)", answer):
+    match = re.match(r"(?:\\text\{)?\s*\(([A-Z])\)", answer)
+    if match and not re.search(r"\([A-Z]\)|\b(?:or|and|not|nor)\b", answer[match.end() :]):
         found.append(match.group(1))
     return found
 
@@ -211,15 +220,27 @@ def _words(text: str) -> str:
 
 
 def _same_expression(gold: str, answer: str, judge: Judge) -> bool:
+    gold = IN_A_SET.sub("", gold)
     answer = APPROXIMATELY.sub("", LABEL.sub("", answer, count=1) if LABEL.match(answer) else answer)
     answer = REMARK.sub("", answer) if not REMARK.search(gold) else answer
     gold, answer = (without_units(without_brackets(arrays_as_matrices(text))) for text in (gold, answer))
+    if GLUED_LETTER.search(gold):  # math-verify drops the "m" of 6m as a unit
+        gold, answer = (GLUE.sub(r"\\cdot ", text) for text in (gold, answer))
     for reading in dict.fromkeys((answer, *as_gold_is_written(gold, answer))):
         if _key(gold) == _key(reading):
             return True
-        if _word_set(reading) == _word_set(gold) and judge(as_list(gold), as_list(reading)):
+        if _word_set(reading) == _word_set(gold) and _fits(gold, reading) and judge(as_list(gold), as_list(reading)):
             return True
     return False
+
+
+def _fits(gold: str, reading: str) -> bool:
+    """Whether an answer to a gold point or interval has its brackets: a list is neither, nor is [0, 1] the point."""
+    ends = PAIR.match(gold)
+    if ends is None:
+        return True
+    found = PAIR.match(reading)
+    return len(items(reading)) == 1 and (found is None or found.groups() == ends.groups())
 
 
 def _word_set(text: str) -> frozenset[str]:
@@ -239,7 +260,7 @@ def as_gold_is_written(gold: str, answer: str) -> list[str]:
         values = [without_name(part) for part in parts]
         names = [part[: len(part) - len(value)].rstrip("= ") for part, value in zip(parts, values, strict=True)]
         if re.match(r"^[(\[]|\\begin", gold) and len(set(names)) == len(names) > 1:
-            found.append(f"({', '.join(values)})")
+            found.append(f"({', '.join(value for _, value in sorted(zip(names, values, strict=True)))})")
         elif len(set(names)) == 1:
             found.append(", ".join(values))
     if INTERVAL.match(gold) and (interval := as_interval(bare)):
@@ -319,4 +340,4 @@ def without_units(text: str) -> str:
 
 def as_list(text: str) -> str:
     """ "and" and "or" between answers as commas."""
-    return AND_OR.sub(",", text)
+    return re.sub(r",\s*,", ",", AND_OR.sub(",", text))

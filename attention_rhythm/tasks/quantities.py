@@ -33,13 +33,12 @@ class Number:
         """Whether two numbers agree: exactly, or one is a decimal of six or more digits that the other rounds to.
 
         A percentage is the number itself or its hundredth part (an answer in percent, or a share). A numeral in a base
-        equals the same digits without a base (the question said the base), another base is another number.
+        equals an answer of the same digits without a base (the question said it); another base is another number.
         """
         if self.base != other.base and self.numeral and other.numeral:
-            if None in (self.base, other.base):
-                with_base, without = (self, other) if self.base else (other, self)
-                return with_base.numeral == without.numeral or with_base.value == without.value
-            return False
+            if other.base is None:
+                return self.numeral == other.numeral or self.value == other.value
+            return self.base is None and self.value == other.value
         readings = [self.value, self.value / 100] if self.percent else [self.value]
         others = [other.value, other.value / 100] if other.percent else [other.value]
         if self.percent and other.percent:
@@ -53,10 +52,16 @@ def _same(a: Fraction, first: Number, b: Fraction, second: Number) -> bool:
     if a == b:
         return True
     return any(
-        number.digits >= MIN_DIGITS and abs(a - b) < number.last_place * abs(reading / number.value)
-        for number, reading in ((first, a), (second, b))
+        number.digits >= MIN_DIGITS and _stands_for(written, exact, number.last_place * abs(written / number.value))
+        for number, written, exact in ((first, a, b), (second, b, a))
         if number.value
     )
+
+
+def _stands_for(written: Fraction, exact: Fraction, unit: Fraction) -> bool:
+    """Whether a decimal, whose last place is worth `unit`, is an exact value rounded, or cut off there."""
+    beyond = abs(exact) - abs(written)
+    return written * exact > 0 and -unit / 2 <= beyond < unit
 
 
 def words(text: str) -> list[str]:
@@ -92,10 +97,10 @@ MEANINGS = frozenset(
 
 SYMBOLS = frozenset(
     words(
-        "m cm mm km dm nm um µm s ms ns min h hr hrs d yr yrs wk mi ft in yd lb lbs oz kg g mg t L l ml mL dl cl cc "
+        "m cm mm km dm nm um µm s ms ns min h hr hrs d yr yrs wk mi ft in yd lb lbs oz kg g mg L l ml mL dl cl cc "
         "gal pt qt N kN J kJ MJ W kW MW kWh V mV kV A mA Pa kPa MPa Hz kHz MHz GHz K C F mol eV keV MeV GeV rad deg "
         "sr T G Wb H Ohm mph kph kmph kmh rpm bpm psi atm bar au AU ly pc Mpc kpc Gyr Myr B KB MB GB bit bits db dB "
-        "sq cu R r u c yo Å erg dyn"
+        "sq cu yo Å erg dyn"
     )
 )
 CURRENCY = r"(?:\\?\$|US\s*\\?\$|USD|EUR|GBP|INR|CNY|Rs\.?|¢)"
@@ -281,7 +286,7 @@ def is_unit(rest: str) -> bool:
     rest = re.sub(rf"^\s*{CURRENCY}|{CURRENCY}\s*$", "", rest).strip()
     rest = re.sub(r"\\(?:degree|circ|Omega|mu|ell|AA|prime)(?![a-zA-Z])|\^\s*\\circ", "", rest).strip()
     rest = re.sub(r"^\\?[pb]mod\b.*|\\pmod\s*\{?\w+\}?$", "", rest).strip()
-    if not re.fullmatch(r"(?:[A-Za-z%µÅ'.,/()\- ]|\^\s*\{?\s*-?[1-4]\s*\}?|(?<=[a-z])[23](?![\d]))*", rest):
+    if not re.fullmatch(r"(?:[A-Za-z%µÅ'.,/()\- ]|(?<=[A-Za-z)])\^\s*\{?\s*-?[1-4]\s*\}?|(?<=[a-z])[23](?!\d))*", rest):
         return False
     named = re.findall(r"[A-Za-zµÅ]+", rest)
     if not named:
