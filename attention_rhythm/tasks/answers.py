@@ -27,23 +27,43 @@ MAX_END = 2000  # characters at the end of a response in which its special token
 SPECIAL_END = re.compile(r"(?:<\|[\w ]{1,30}\|>|<｜[^｜<>]{1,30}｜>|</s>|<eos>|<end_of_turn>)$")
 ANSWER_TAG = re.compile(r"<(/?)(?:final_)?answer>", re.IGNORECASE)
 BOX = re.compile(r"\\(?:f?boxed|fbox|framebox)\s*\{")
-BARE_BOX = re.compile(r"\\boxed\s+(-?\w)(?!\w)")
+BARE_BOX = re.compile(r"\\boxed(?:\s+(-?\w)(?!\w)|(\d+))")
 BETWEEN_BOXES = re.compile(
     r"(?:[\s$.,;&*]|\b[a-zA-Z]\s*=|\b(?:maybe|else)\b|\\[()\[\],;: ]|\\q?quad"
     r"|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)*"
 )
 MARK = re.compile(r"^[ \t>*]*#{4}[ \t]+(.+?)[ \t*]*$", re.MULTILINE)
 STATED = re.compile(
-    r"\b(?:answers?|options?|choices?|solutions are|values are|roots are)\b[^\n:.]{0,80}?"
-    r"(?:\b(?:is|are)\b|:)[\s*_]*(?:therefore|thus|then|indeed|simply|:)*"
+    r"\b(?:answers?|options?|choices?|ans)\b[^\n:.]{0,80}?(?:\b(?:is|are)\b|:)[\s*_]*"
+    r"(?:therefore|thus|then|indeed|simply|:)*|\b(?:solutions|values|roots|zeros)\b[^\n:.]{0,40}?\bare\b[\s*_:]*"
     r"|^[ \t]*#+[ \t]*(?:final[ \t]+)?answer[ \t*]*$",
     re.IGNORECASE | re.MULTILINE,
 )
+CHANGED = re.compile(  # "No wait, it is 25/36": the last word counts
+    r"\b(?:wait|actually|correction|on second thought|i mean|scratch that|rather)\b[\s,:.!\-–—]*"
+    r"(?:(?:no|it|that|the answer|it's)\b[\s,]*)*(?:(?:is|are|must be|should be)\s+)?(?=\*{0,2}[\d$\\(-])",
+    re.IGNORECASE,
+)
+REASON = re.compile(
+    r",\s*(?:since|because|as|so|which|given|where)\b.*$|\s*\((?:not|since|because|as|which|given)\b[^()]*\)", re.DOTALL
+)
+SAID_AFTER = re.compile(r"\s+(?:is|are|was)\s+(?:the|our|my)\s+(?:final\s+|correct\s+)?answers?\b.*$")
+EMPHASIS_TAG = re.compile(r"</?(?:b|strong|em|i|u|code)>", re.IGNORECASE)
+PROOF_END = re.compile(r"\$?\s*\\(?:blacksquare|square|Box|checkmark|qed)(?![a-zA-Z])\s*\$?")
+FENCE = re.compile(r"```\w*\s*")
+BULLET = re.compile(r"-\s+")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|(?<!\\)\$([^$\n]+?)(?<!\\)\$(?!\d)|\\\((.+?)\\\)", re.DOTALL)
 BOLD = re.compile(r"\*\*([^*\n]+?)\*\*|__([^_\n]+?)__|`([^`\n]+?)`")
 NUMBER = r"-?(?:[$€£]\s?)?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?:\s?/\s?\d+)?"
 A_NUMBER = re.compile(rf"(?<![\w.]){NUMBER}", re.ASCII)
-JOINT = re.compile(r"(?:\s*[-+*/=×,]\s*|(?:\s[a-zA-Z]+)?,?\s+or\s+|,?\s+and\s+)")  # between numbers of one answer
+JOINED = re.compile(r"\W*(?:\band\b|\bor\b)\W*", re.ASCII)  # between formulas of one answer
+# what an expression in prose is made of, token by token: 6.63 × 10^{-34}, x = 1 or x = -2, (-∞, 2) ∪ (3, ∞)
+PART = re.compile(
+    r"\d+(?:st|nd|rd|th)?|[-+*/×·⋅÷=<>≤≥≈±√π∞∪∩^{}()\[\]|%°²³,−–½¼¾]|\.(?=\d)|\\(?:times|cdot|frac|sqrt|pi|infty|cup|pm)\b"
+    r"|(?<![a-zA-Z\\])(?:or|and|sqrt|pi|[a-zA-Z])(?![a-zA-Z])|[ \t]+"
+)
+ANOTHER_NAME = re.compile(r"^.*([a-zA-Z])\s*=[^=,]*,\s*(?=(?!)[a-zA-Z]\s*=[^=,]*$)")  # For x = 3, y = 5
+OUTER = re.compile(r"^(?:and|or)\b|^[a-zA-Z](?!\s*[=<>≤≥≈^(\d])|^[\s,=+*/×·)\]}|%]|^[-−–](?=\s)")
 ASIDE = re.compile(
     r"\((?:(?:or|which is|i\.e\.|that is),? )?(?:about|approximately|approx\.?|roughly|around|≈|\\approx)[^()\n]*\)"
 )
@@ -58,6 +78,7 @@ def final_answer(response: str) -> str | None:
     if boxed is not None:
         return boxed[1]
     prose = BOX.split(response, maxsplit=1)[0].rstrip()[-MAX_TAIL:]  # a box that is cut off is no answer
+    prose = PROOF_END.sub("", EMPHASIS_TAG.sub("**", prose)).rstrip()
     for look in (marked, stated, shown):
         if (answer := look(prose)) is not None:
             return answer
@@ -111,6 +132,8 @@ def final_answer_of_tag(content: str) -> str | None:
     boxed = last_boxes(content)
     if boxed is not None:
         return boxed[1]
+    if (mark := marked(content)) is not None:
+        return mark
     if len(content.split()) > 4 and (answer := stated(content)) is not None:
         return answer
     return content or None
@@ -130,7 +153,7 @@ def last_boxes(text: str) -> tuple[int, str] | None:
     """(where it starts, content) of the last box; boxes with nothing but "," or "and" between them are one list."""
     bare = None if BOX.search(text) else next(iter(reversed(list(BARE_BOX.finditer(text)))), None)
     if bare is not None:
-        return bare.start(), bare.group(1)
+        return bare.start(), bare.group(1) or bare.group(2)
     boxes = _boxes(text, LAST_BOXES)
     if not boxes:
         return None
@@ -172,7 +195,7 @@ def marked(prose: str) -> str | None:
     for match in reversed(list(MARK.finditer(prose))):
         content = match.group(1)
         last = not prose[match.end() :].strip()
-        if last or re.fullmatch(rf"{NUMBER}%?(?: [a-z][\w ]*)?\.?", content):
+        if last or re.fullmatch(rf"{NUMBER}%?(?: [a-z][\w /^²³]*)?\.?", content):
             return content
     return None
 
@@ -184,9 +207,14 @@ def stated(prose: str) -> str | None:
     ('5', '5 cm')
     """
     for match in reversed(list(STATED.finditer(prose))):
+        for change in CHANGED.finditer(prose, match.end()):
+            match = change
         rest = prose[match.end() :].lstrip(" \t\r\n:*_")
-        if prose[: len(prose) - len(rest)].endswith("**"):
-            rest = rest.replace("**", "", 1)  # which closes what the statement opened
+        before = prose[: len(prose) - len(rest)]
+        if before.endswith("**"):
+            rest = re.sub(r"\*{2,3}", "", rest, count=1)  # which closes what the statement opened
+        rest = FENCE.sub("", rest, count=1) if rest.startswith("```") else rest
+        rest = BULLET.sub("", rest, count=1) if before.endswith("\n") and BULLET.match(rest) else rest
         if rest:
             return _first_answer(rest)
     return None
@@ -203,7 +231,7 @@ def _first_answer(text: str) -> str | None:
         position = joint.end()
     line = text.split("\n", 1)[0]
     sentence = re.split(r"(?<![A-Z\s][A-Za-z]|\W[A-Z])\.\s+(?=[A-Z])|[!?]\s+(?=[A-Z][a-z]+ [a-z])", line, maxsplit=1)[0]
-    return sentence.strip(" \t*_") or None
+    return REASON.sub("", sentence).strip(" \t*_") or None
 
 
 def _meant(rest: str) -> str:
@@ -212,9 +240,10 @@ def _meant(rest: str) -> str:
     >>> _meant(" million dollars."), _meant(" dollars, or so")
     (' \\text{million dollars}', '')
     """
-    match = re.match(r"[\s*_]*(?:dollars\s+)?([a-z]+)\b[^.,;:\n$(]*", rest)
+    match = re.match(r"[\s*_]*(?:dollars\s+)?\(?([a-z]+)\b(\s+base\b)?[^.,;:\n$()]*", rest)
     word = match.group(1).removesuffix("s") if match else ""
-    return rf" \text{{{match.group().strip()}}}" if match and (word in SCALES or word in ("or", "percent")) else ""
+    changes = match and (word in SCALES or word in ("or", "percent", "base") or match.group(2))
+    return rf" \text{{{match.group().strip(' (*_')}}}" if match and changes else ""
 
 
 def shown(prose: str) -> str | None:
@@ -223,14 +252,15 @@ def shown(prose: str) -> str | None:
     >>> shown(r"The probability is $\frac13$ (about 0.333)."), shown("So there are 73 people in total.")
     ('\\frac13', '73 people in total')
     """
-    prose = ASIDE.sub("", prose).strip()
+    prose = SAID_AFTER.sub("", ASIDE.sub("", prose).strip())
     last: tuple[int, str] | None = None
     for pattern in (FORMULA, BOLD):
-        for match in reversed(list(pattern.finditer(prose))):
+        found = list(pattern.finditer(prose))
+        for place, match in reversed(list(enumerate(found))):
             content = next(filter(None, match.groups())).strip()
             if pattern is FORMULA or re.search(r"\d|\\", content) or not re.search(r"\d", prose[match.end() :]):
                 if last is None or match.start() > last[0]:
-                    last = match.end(), content + _meant(prose[match.end() :])
+                    last = match.end(), _joined(prose, found[: place + 1]) + _meant(prose[match.end() :])
                 break
     number = _last_number(prose)
     if number is not None and (last is None or _another_sentence(prose[last[0] : number[0]])):
@@ -238,18 +268,45 @@ def shown(prose: str) -> str | None:
     return last[1] if last else None
 
 
+def _joined(prose: str, found: list[re.Match]) -> str:
+    """The last formula, and those before it that "and" or "or" joins to it."""
+    parts = [next(filter(None, found[-1].groups())).strip()]
+    for earlier, later in zip(found[-2::-1], found[:0:-1], strict=True):
+        if not JOINED.fullmatch(prose, earlier.end(), later.start()):
+            break
+        parts.insert(0, next(filter(None, earlier.groups())).strip())
+    return ", ".join(parts)
+
+
 def _last_number(prose: str) -> tuple[int, str] | None:
-    """(start, text) of the last number with what is joined to it and the words up to the end of the clause."""
+    """(start, text) of the expression with the last number, and the words up to the end of the clause."""
     numbers = list(A_NUMBER.finditer(prose))
     if not numbers:
         return None
     start, end = numbers[-1].span()
-    for earlier in reversed(numbers[:-1]):
-        if not JOINT.fullmatch(prose, earlier.end(), start):
-            break
-        start = earlier.start()
+    begin, stop = _expression(prose, start)
+    start, end = min(start, begin), max(end, stop)
     clause = re.compile(r"[^\n]*?(?=[.;,!?:(](?:\s|\w|$)|\n|$)").match(prose, end)
     return start, prose[start : clause.end() if clause else end].strip(" *_`")
+
+
+def _expression(prose: str, place: int) -> tuple[int, int]:
+    """(start, end) of the expression around a number: the run of PARTs that touch, in one line."""
+    start = end = prose.rfind("\n", 0, place) + 1
+    for part in PART.finditer(prose, start):
+        if part.start() != end:
+            if end > place:
+                break
+            start = part.start()
+        end = part.end()
+    text = re.sub(r"(?:[\s,=(]|(?<![a-zA-Z])(?:and|or))+$", "", prose[start:end])
+    while text and text[-1] in ")]}" and len(re.findall(r"[)\]}]", text)) > len(re.findall(r"[(\[{]", text)):
+        text = text[:-1]
+    end = start + len(text)
+    while outer := OUTER.match(text):
+        text = text[outer.end() :]
+    text = ANOTHER_NAME.sub("", text)
+    return end - len(text), end
 
 
 def _another_sentence(between: str) -> bool:
