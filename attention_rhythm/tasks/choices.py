@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from attention_rhythm.tasks.answers import MAX_TAIL, last_boxes, last_tag, without_end, without_thinking
+from attention_rhythm.tasks.answers import EMPHASIS_TAG, MAX_TAIL, last_boxes, last_tag, without_end, without_thinking
+from attention_rhythm.tasks.latex import PICTURES, SWITCHES, plain_latex
+from attention_rhythm.tasks.quantities import read_number
 
 MAX_ANSWER = 500  # characters of an answer that are read; the longest option of CrossThink-QA has 330
 
 STATED = (  # the second only where the first does not occur: an option may well have "choose" in it
     re.compile(
-        r"\b(?:answer|option|choice)\b[^\n:.]{0,80}?(?:\b(?:is|be)\b|:)"
+        r"\b(?:answer|ans|option|choice|(?:right|correct|best) one)\b[^\n:.]{0,80}?(?:\b(?:is|be)\b|:)"
         r"|^[ \t]*#+[ \t]*(?:final[ \t]+)?answer\b[ \t*]*$",
         re.IGNORECASE | re.MULTILINE,
     ),
@@ -23,11 +25,11 @@ STATED = (  # the second only where the first does not occur: an option may well
 )
 LEAD = re.compile(
     r"(?:[\s:*\-–—>=,]+|(?:therefore|thus|hence|so|then|indeed|clearly|definitely|most likely|probably|simply|final"
-    r"|correct|best|right|the|option|choice|letter|answer|is|be|would|must|likely|it|it's|statement)(?![\w'-]))",
+    r"|correct|best|right|the|option|choice|letter|answer|is|be|would|must|likely|it|it's|statement|but)(?![\w'-]))",
     re.IGNORECASE,
 )
 REASON = (
-    "because|since|as|due|for|given|which|being|when|if|where|but|not|rather|instead"
+    "because|since|as|due|for|given|which|being|when|if|where|but|and not|not|rather|instead|by|only|after|through|via"
     "|is (?:the )?(?:correct|right|best|answer)"
 )
 # (B)  [B]  B  B.  B: text  B because ...   but neither "Cats" nor the words "A" and "I"
@@ -42,24 +44,79 @@ JOINT = re.compile(
     re.IGNORECASE,
 )
 REJECTED = re.compile(
-    r"\b(?:not|isn't|rather than|instead of|neither|nor)\s+(?:option\s+)?\(?[A-Z]\)?(?!\w)", re.IGNORECASE
+    r"\b(?:not|isn't|rather than|instead of|neither|nor)\s+(?:option\s+)?\(?[A-Z]\)?(?!\w)"
+    r"|(?:\boption\s+)?(?<!\w)\(?[A-Z]\)?\s+(?:is|are)\s+(?:wrong|incorrect|false|not\b[^.\n]*)[.,;]?",
+    re.IGNORECASE,
 )
 CHANGED = re.compile(
-    r"\b(?:no|wait|actually|correction|i mean|rather|on second thought)\b[\s,:.\-–—]*"
-    r"(?:(?:it|the answer|it's)\s+)?(?:(?:is|must be|should be)\s+)?(?=\(?[A-Z]\)?(?!\w))",
+    r"\b(?:no|wait|actually|correction|i mean|rather|on second thought|let me (?:re\w+|think)(?: again)?)\b"
+    r"[\s,:.!\-–—]*"
+    r"(?:(?:no|it's|it|that|the answer)\b[\s,]*)*(?:(?:is|are|must be|should be)\s+)?",
     re.IGNORECASE,
 )
-WRONG = re.compile(r"^\W*[A-Z]\W*\s(?:is|are)\s+(?:wrong|incorrect|not|false)\b", re.IGNORECASE)
 DENIED = re.compile(r"(?:n't|\bnot)\b[^.\n]{0,30}$", re.IGNORECASE)
 CONFIRMED = re.compile(r"(?:the )?(?:correct|right|best|answer)\b", re.IGNORECASE)
+ANSWER_FIRST = re.compile(r"[\W_]*[A-Z](?:[\s*]*$|[).:])")
+EXPLAINED = re.compile(r"\W*(?:explanation|reason\w*|because|since|this is|here is why|why)\b", re.IGNORECASE)
 AT_THE_END = re.compile(r"\(([A-Z])\)[\s.]*$")
 
+# what ends a statement about one person; a name behind "because", "who", "not" and "next to" is another's
 CLAUSE = re.compile(
     r",\s|[(;]|[.!?](?:\s|$)|\n|\s[-–—]\s"
-    r"|\s(?:who|lives|living|because|since|in (?:the )?(?:house|first)|owns|is (?:the|in|not)|at house)\b",
+    r"|\s(?:who|lives|living|because|since|in (?:the )?(?:house|first)|owns|has|drinks|keeps|is (?:the|in|not)"
+    r"|at house)\b",
     re.IGNORECASE,
 )
-TO_THE_NAME = re.compile(r"^[\w\s',.#*-]*(?::|\b(?:is|be|named|called)\b)\s*(?=\S)", re.IGNORECASE)
+BESIDES = re.compile(
+    r"\b(?:because|since|as|who|which|not|next to|neighbou?r of|while|whereas)\b.*", re.IGNORECASE | re.DOTALL
+)
+TO_THE_NAME = re.compile(
+    r"^[\w\s',.#*-]*(?::|\b(?:is|be|it's|named|called|belongs to|owned by)\b)\s*(?:(?:owned|kept) by\s+)?(?=\S)",
+    re.IGNORECASE,
+)
+THEREFORE = re.compile(r"^(?:(?:therefore|thus|hence|so|then|it's|finally|in conclusion)\b[,:\s]*)+", re.IGNORECASE)
+NO_NAMES = frozenset(
+    [
+        "House",
+        "Houses",
+        "The",
+        "It",
+        "It's",
+        "He",
+        "She",
+        "They",
+        "This",
+        "That",
+        "So",
+        "Therefore",
+        "Thus",
+        "Hence",
+        "Then",
+        "Because",
+        "Since",
+        "In",
+        "And",
+        "Or",
+        "But",
+        "Who",
+        "Owner",
+        "Answer",
+        "Final",
+        "Person",
+        "Name",
+        "Solution",
+        "Resident",
+        "Zebra",
+        "I",
+        "One",
+        "Two",
+        "Three",
+        "Four",
+        "Five",
+        "Six",
+    ]
+)
+DOUBT = re.compile(r"n't\b|\b(?:not|doubt|never|neither|nor|maybe|perhaps|possibly)\b", re.IGNORECASE)
 
 
 def stated_answer(response: str) -> str | None:
@@ -68,14 +125,20 @@ def stated_answer(response: str) -> str | None:
     >>> stated_answer("The answer is:\n\n**B. copper**"), stated_answer(r"<think>\boxed{A}</think> So \(B\).")
     ('B. copper', 'So B.')
     """
-    response = without_thinking(without_end(response))
+    response = EMPHASIS_TAG.sub("", without_thinking(without_end(response)))
     marked = [found for found in (last_boxes(response), last_tag(response)) if found is not None]
     if marked:
         answer = max(marked)[1]
     else:
         tail = response.rstrip()[-MAX_TAIL:]
-        answer = _said(tail) or tail.rpartition("\n")[2]
+        answer = _said(tail) or _first_line(tail) or tail.rpartition("\n")[2]
     return without_markup(answer[:MAX_ANSWER]) or None
+
+
+def _first_line(text: str) -> str | None:
+    """The first line of a text that begins with an option's letter and goes on to explain it."""
+    first, _, rest = text.strip().partition("\n")
+    return first if rest and ANSWER_FIRST.match(first) and EXPLAINED.match(rest.strip()) else None
 
 
 def _said(text: str) -> str | None:
@@ -100,6 +163,9 @@ def without_markup(answer: str) -> str:
             r"\1",
             answer,
         )
+    answer = PICTURES.sub("", re.sub(rf"\\(?:{SWITCHES})(?![a-zA-Z])\s*|^#+\s+", "", answer))
+    answer = answer.translate(str.maketrans("“”‘’", "\"\"''"))
+    answer = re.sub(r"^\{(.*)\}([.\s]*)$", r"\1\2", answer.strip())
     answer = re.sub(
         r"</?answer>|\\(?:left|right)(?![a-z])|\\[()\[\],;: ]|\\(?:qquad|quad)|[*`]+|(?<!\w)_+(?=\w)|(?<=\w)_+(?!\w)",
         "",
@@ -138,26 +204,30 @@ def chosen(answer: str, options: Mapping[str, str]) -> str | None:
     [None, None, None, None, None, None]
     """
     by_text = {normalised(text): letter for letter, text in reversed(list(options.items()))}
+    by_text |= {normalised(f"{letter} {text}"): letter for letter, text in options.items()}
     whole = by_text.get(normalised(answer)) or by_text.get(normalised(AT_THE_END.sub("", answer)))
     if whole is not None:
         return whole
     if len(answer) == 1:
         return answer.upper() if answer.upper() in options else None
     for change in reversed(list(CHANGED.finditer(answer))):
-        if change.start():
-            return chosen(answer[change.end() :], options)
+        later = answer[change.end() :]
+        if change.start() and (_letters_at_start(later) or by_text.get(normalised(later))):
+            return chosen(later, options)
     text = _without_lead(REJECTED.sub("", answer))
     if (
         named := _text_at_start(text, {t: letter for t, letter in by_text.items() if A_LETTER.match(options[letter])})
     ) is not None:
         return named
     letters = _letters_at_start(text)
-    if letters and WRONG.search(text):
-        return None
     if letters:
         return letters[0] if len(set(letters)) == 1 and letters[0] in options else None
     if (named := _text_at_start(text, by_text)) is not None:
         return named
+    if (value := read_number(plain_latex(answer))) is not None:
+        numbers = {letter: read_number(plain_latex(text)) for letter, text in options.items()}
+        equal = [letter for letter, number in numbers.items() if number and number.value == value.value]
+        return equal[0] if len(equal) == 1 else None
     framed = {letter for letter in re.findall(r"\(([A-Z])\)", REJECTED.sub("", answer)) if letter in options}
     return framed.pop() if len(framed) == 1 else None
 
@@ -165,7 +235,7 @@ def chosen(answer: str, options: Mapping[str, str]) -> str | None:
 def _without_lead(text: str) -> str:
     while (match := LEAD.match(text)) and match.end() < len(text):
         text = text[match.end() :]
-    return text.strip(" \"'")
+    return re.sub(r"^([\"'])(\w)\1", r"\2", text.strip()).strip(" \"'")
 
 
 def _letters_at_start(text: str) -> list[str]:
@@ -200,15 +270,28 @@ def gives_name(answer: str, name: str) -> bool:
     >>> [gives_name(text, "arnold") for text in ("Arnold or Bob", "not Arnold", "Arnold's neighbour", "Bob, Arnold")]
     [False, False, False, False]
     """
-    return any(same_text(reading, name) for reading in _name_readings(without_markup(answer)))
+    answer = without_markup(re.sub(r"[{}\"]", " ", answer)).strip()
+    for change in reversed(list(CHANGED.finditer(answer))):
+        if change.start() and re.match(r"[A-Z]\w", answer[change.end() :]):
+            answer = answer[change.end() :]
+            break
+    return any(same_text(reading, name) for reading in _name_readings(answer))
 
 
 def _name_readings(answer: str) -> list[str]:
-    after = TO_THE_NAME.sub("", answer)
+    """The answer, and what its first clause names where no other name is in it."""
     readings = [answer]
-    for text in (after, answer):
+    lead = TO_THE_NAME.match(answer)
+    starts = [answer, THEREFORE.sub("", answer)]
+    if lead and not DOUBT.search(lead.group()) and not _names(lead.group()):
+        starts.append(answer[lead.end() :])
+    for text in starts:
         first = CLAUSE.split(text, maxsplit=1)[0]
-        rest = text[len(first) :]
-        if not re.match(r",\s*(?:(?:or|and)\s+)?[A-Z]\w*\W*(?:$|,|or\b|and\b)|\s*is not\b", rest):
+        if not _names(BESIDES.sub("", text[len(first) :])) and not text[len(first) :].lstrip().startswith("is not"):
             readings.append(first)
     return readings
+
+
+def _names(text: str) -> list[str]:
+    """What may be a person's name: words with a capital that are no common words of an answer."""
+    return [word for word in re.findall(r"[A-Z][\w']*", text) if word not in NO_NAMES]

@@ -28,12 +28,15 @@ SYMBOLS = {
     "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ",
     "≈": r"\approx ", "∼": r"\sim ", "≅": r"\approx ", "⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "ℝ": r"\mathbb{R}",
     "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "→": r"\to ", "…": r"\ldots ",
+    "º": r"^\circ ",
     "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "¢": r"\text{ cents}", "％": "%",
 } | {letter: rf"\{name} " for letter, name in GREEK.items()}  # fmt: skip
 SPACES = re.compile(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\t\r\n]")
 EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|texttt|textsf)\s*\{")
+PICTURES = re.compile("[\u2705\u2713\u2714\u2728\u2b50\ufe0f\U0001f300-\U0001faff]")  # ticks and emoji
 INVISIBLE = re.compile(r"[\u200b-\u200f\u2060\ufeff\u00ad]")
 
+ALIGNED = "aligned|align|split|gathered|gather|eqnarray|equation"
 SIZES = "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge"
 SWITCHES = (
     rf"{SIZES}|bf|bfseries|it|itshape|rm|sf|tt|em|displaystyle|textstyle|scriptstyle|limits|nolimits|centering|boldmath"
@@ -98,7 +101,8 @@ def unicode_symbols(text: str) -> str:
     >>> unicode_symbols("(-∞, 2) ∪ {x²+1}"), unicode_symbols("√(x+1)·2½"), unicode_symbols("–5°")
     ('(-\\infty , 2) \\cup  {x^{2}+1}', '\\sqrt{x+1}\\cdot 2\\frac{1}{2}', '-5^\\circ ')
     """
-    text = SPACES.sub(" ", INVISIBLE.sub("", text))
+    text = PICTURES.sub("", SPACES.sub(" ", INVISIBLE.sub("", text)))
+    text = re.sub(r"(?<=\d)\s*(?:\.{3,}|…)", r"\\ldots ", text)
     text = re.sub(r"([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+)[/⁄]([₀₁₂₃₄₅₆₇₈₉]+)", _small_fraction, text)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda match: f"^{{{match.group().translate(SUPERSCRIPT)}}}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match.group().translate(SUBSCRIPT)}}}", text)
@@ -145,10 +149,12 @@ def no_decoration(text: str) -> str:
     >>> [no_decoration(text) for text in (r"\color{blue}{5}", r"{\bf 5}", r"\Large 5", r"12\,345")]
     ['{5}', '{5}', '5', '12 345']
     """
+    text = re.sub(r"(\\\\)\s*\[-?[\d.]+\s*(?:pt|ex|em|mm|cm)\]", r"\1", text)  # the space between two rows
+    text = re.sub(r"\\(?:therefore|implies|Rightarrow|checkmark|blacksquare|square|qed)(?![a-zA-Z])\s*", "", text)
     text = re.sub(
         r"\\(?:text)?color\s*\{\w+\}|\\(?:colorbox|fcolorbox)\s*\{\w+\}(?:\{\w+\})?|\\color\s*\w+(?![\w{])", "", text
     )
-    text = unwrapped(text, DECORATIONS)
+    text = re.sub(rf"\\(?:{DECORATIONS})\s+(?=\w)", "", unwrapped(text, DECORATIONS))  # \mathbf 5
     text = re.sub(rf"\\(?:{SWITCHES})(?![a-zA-Z])\s*", "", text)
     text = re.sub(r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*", "", text)
     text = re.sub(r"\\!\s*", "", text)
@@ -166,10 +172,13 @@ def one_kind_of_text(text: str) -> str:
     ('5\\text{cm}', ' 73 ', '5i')
     """
     text = unwrapped(text, TEXTS, "\x01{}\x02")
+    text = re.sub("\x01[^\x02]*\x02", lambda words: re.sub(r"\^\{(-?\d+)\}", r"^\1", words.group()), text)  # s^{-1}
     text = re.sub(r"\x01\s*([-\d.,/()\\^{}+=*%$ ]*?)\s*\x02", r" \1 ", text)  # nothing but mathematics
     text = re.sub(r"\x01\s*([ie])\s*\x02", r"\1", text)
     text = re.sub(
-        r"\x01\s*(sin|cos|tan|log|ln|exp|lcm|gcd|max|min|arcsin|arccos|arctan)\s*\x02(?=\s*[({\\\da-z])", r"\\\1 ", text
+        r"\x01\s*(sin|cos|tan|cot|sec|csc|log|ln|exp|lcm|gcd|max|min|arcsin|arccos|arctan)\s*\x02(?=\s*[({\\\da-z])",
+        r"\\\1 ",
+        text,
     )
     while "\x01" in text:  # a text in a text is one text
         inner = re.sub("\x01([^\x01\x02]*)\x02", r"\\text{\1}", text)
@@ -209,6 +218,13 @@ def computer_notation(text: str) -> str:
     ['4.5 \\times 10^{33}', '\\arcsin(10/13)', '-3/2', '1+274i']
     """
     text = re.sub(r"\b(?:np|math)\.(?=[a-z])", r"\\", text)
+    text = re.sub(
+        r"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln)(?=\s*[\d({\\^]|\s+[a-z](?![a-z]))",
+        r"\\\1",
+        text,
+    )
+    text = re.sub(r"^(-?\d*\.\d*)\((\d+)\)$", r"\1\\overline{\2}", text)  # 0.(3)
+    text = re.sub(r"(?<=\d)\s*(?=\(\s*\\frac)", r" \\cdot ", text)  # a product, no mixed number
     text = re.sub(r"(?<=\d)\.(?![\d.])(?!\s*\\overline|\s*\\bar|\s*\\dot|\\ldots|\\dots)", "", text)
     text = re.sub(r"(?<![\w\\.])((?:\d+(?:\.\d+)?|\.\d+))[eE]([+-]?\d+)(?!\w)", r"\1 \\times 10^{\2}", text)
     text = re.sub(r"\*\*\s*(-?\w+|\{)", lambda m: "^{" if m.group(1) == "{" else f"^{{{m.group(1)}}}", text)
@@ -225,6 +241,21 @@ def computer_notation(text: str) -> str:
     )
 
 
+def last_of_aligned(text: str) -> str:
+    r"""Of equations set one under the other: a chain of equals as one line, several equations as a list.
+
+    >>> last_of_aligned(r"\begin{aligned} x &= 9-2 \\ &= 7 \end{aligned}")
+    ' x = 9-2 = 7 '
+    >>> last_of_aligned(r"\begin{align*} x &= 1 \\ y &= 2 \end{align*}")
+    ' x = 1 , y = 2 '
+    """
+    match = re.fullmatch(rf"\s*\\begin\{{({ALIGNED})(\*?)\}}(.*)\\end\{{\1\2\}}\s*", text, re.DOTALL)
+    if match is None:
+        return text
+    rows = re.sub(r"\\\\\s*(?=&?\s*(?:=|\\approx))", "", match.group(3))
+    return re.sub(r"\\\\(?=\s*\S)", ",", re.sub(r"\\\\\s*$", "", rows)).replace("&", "")
+
+
 def no_frame(text: str) -> str:
     r"""No space, quotation mark, full stop, doubled braces, emphasis and lone line break around an answer.
 
@@ -234,7 +265,7 @@ def no_frame(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = re.sub(r"(?:\\[\\,;: !]|[.;:,\s])+$|^(?:\\[\\,;: !]|[\s;:,])+", "", text)
+        text = re.sub(r"(?:\\[\\,;: !]|[.;:,\s]|\\$)+$|^(?:\\[\\,;: !]|[\s;:,])+", "", text)
         if (match := EMPHASIS.match(text)) and closing_brace(text, match.end() - 1) == len(text) - 1:
             text = text[match.end() : -1]
         text = re.sub(r'^"([^"]*)"$|^\'([^\']*)\'$', lambda m: m.group(1) or m.group(2) or "", text)
@@ -255,15 +286,20 @@ def one_spelling(text: str) -> str:
         r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|\\textdegree(?![a-zA-Z])", r"^\\circ", text
     )
     text = re.sub(r"(?<=[\d}])\s*(?:\\text\{\s*)?degrees?(?![a-zA-Z])(?:\s*\})?", r"^\\circ ", text)
+    text = re.sub(r"(?<=\d)\s*\^\s*\{?\s*(?:o|\\text\{\s*o\s*\})\s*\}?(?!\w)", r"^\\circ", text)
+    text = re.sub(r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-zA-Z]))", "'", text)
     text = re.sub(r"\s*\\?%", r"\\%", text)
     text = re.sub(r"\s*\{\s*,\s*\}\s*", ",", text)
-    text = re.sub(r"\\(?:pounds|euro|EUR|texteuro|yen)(?![a-zA-Z])|[€£¥₹₩₽฿]", r"\\$", text)
+    text = re.sub(
+        r"\\(?:pounds|euro|EUR|texteuro|yen|textsterling|textdollar|textyen)(?![a-zA-Z])|[€£¥₹₩₽฿元円]", r"\\$", text
+    )
     return re.sub(r"\\lbrace(?![a-zA-Z])", r"\\{", re.sub(r"\\rbrace(?![a-zA-Z])", r"\\}", text))
 
 
 RULES: tuple[Callable[[str], str], ...] = (
     unicode_symbols,
     no_math_mode,
+    last_of_aligned,
     no_frame,
     no_markdown,
     no_decoration,

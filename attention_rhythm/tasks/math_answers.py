@@ -19,7 +19,8 @@ AND_OR = re.compile(
     r"\\text\{\s*,?\s*(?:and|or)\s*\}|\\(?:lor|vee|land)(?![a-zA-Z])|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
 )
 NAME = re.compile(
-    r"(?:\\text\{[^{}]*\}|[a-zA-Z](?:_\{?\w+\}?|')?(?:\([a-zA-Z](?:, ?[a-zA-Z])*\))?|\\[a-zA-Z]+|[A-Z]{2,3}"
+    r"[a-zA-Z]\s*\\(?:approx|simeq)(?![a-zA-Z])\s*"
+    r"|(?:\\text\{[^{}]*\}|[a-zA-Z](?:_\{?\w+\}?|')?(?:\([a-zA-Z](?:, ?[a-zA-Z])*\))?|\\[a-zA-Z]+|[A-Z]{2,3}"
     r"|\\angle [A-Z]+"
     r"|\([a-zA-Z](?:_\w)?(?:, ?[a-zA-Z](?:_\w)?)+\))\s*(?:=|:|\\in(?![a-zA-Z])|\\to(?![a-zA-Z]))\s*"
 )
@@ -34,16 +35,20 @@ REMARK = re.compile(
 )
 UNIT_AT_END = re.compile(r"\s*(?:\\cdot\s*)?\\text\{([^{}]*)\}(?:\s*/\s*\\text\{[^{}]*\})?\s*(?:\^\s*\{?-?[1-4]\}?)?$")
 INTERVAL = re.compile(r"^[\[(][^()\[\]]*,[^()\[\]]*[\])](?:\s*\\cup\s*[\[(][^()\[\]]*,[^()\[\]]*[\])])*$")
+UNION = re.compile(
+    r"(?<=[)\]])\s*(?:,|U|\\bigcup|\\text\{\s*(?:or|and|U)\s*\}|\b(?:or|and)\b)\s*(?:x\s*\\in\s*)?(?=[(\[])"
+)
 EQUALS = re.compile(r"(?<![<>\\!])=")
 GLUED_LETTER = re.compile(r"^-?[\d.,]+\s?[a-zA-Z](?![a-zA-Z])")  # 3R^2, 6m: a variable
 GLUE = re.compile(r"(?<=\d)\s?(?=[a-zA-Z](?![a-zA-Z]))")
 PAIR = re.compile(r"^([(\[])[^()\[\]]*,[^()\[\]]*([)\]])$")
 IN_A_SET = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*(?=[(\[])")
-LETTER_FIRST = re.compile(r"^(?:\\text\{\s*\([A-E]\)\s*\}|\([A-E]\))\s*(?=[\w\\(\[.-])")
+LETTER_FIRST = re.compile(r"^(?:\\text\{\s*\([A-E]\)\s*\}|\{?\([A-E]\)\}?)\s*(?=[\w\\(\[.-])")
 LETTER_LAST = re.compile(r"\s*(?:\\text\{\s*\([A-E]\)\s*\}|\(\\text\{[A-E]\}\)|\s\([A-E]\))$")
 RELATION = r"(\\(?:le|ge|lt|gt)(?![a-zA-Z])|[<>])"
 BETWEEN = re.compile(rf"^(.+?)\s*{RELATION}\s*[a-zA-Z](?:\([a-z]\))?\s*{RELATION}\s*(.+)$")
 ONE_SIDE = re.compile(rf"^([a-zA-Z])\s*{RELATION}\s*(.+)$|^(.+?)\s*{RELATION}\s*([a-zA-Z])$")
+BOTH = re.compile(r"^(.+?)\s*(?:\\text\{\s*and\s*\}|\band\b|\\land(?![a-zA-Z]))\s*(.+)$")
 COLUMN = re.compile(r"\\begin\{[pb]matrix\}([^&]*?)\\end\{[pb]matrix\}")
 NEW_ROW = r"\\"
 ARRAY = re.compile(r"[(\[]\s*\\begin\{array\}(?:\{[^{}]*\})?(.*?)\\end\{array\}\s*[)\]]", re.DOTALL)
@@ -77,10 +82,11 @@ def _is_worth(number, gold: str, answer: str, judge: Judge) -> bool:
     if found is not None:
         return number.is_worth(found)
     parts = [part for part in items(answer) if not _is_remark(part)]
-    if len(parts) != 1:
-        return False
+    if len(parts) != 1:  # "15 39/40 or 639/40" is one answer
+        return len(parts) > 1 and all((part := read_number(text)) and number.is_worth(part) for text in parts)
     if parts[0] != answer:
         return any(_is_worth(number, gold, reading, judge) for reading in readings(parts[0]))
+    answer = without_units(answer)
     return not has_words(answer) and judge(gold, answer)
 
 
@@ -199,6 +205,11 @@ def is_text(gold: str) -> bool:
 def _texts(answer: str) -> list[str]:
     """A text as it is, without a label, and the letter of a choice that its value follows."""
     found = [answer, without_name(answer)]
+    found.append(
+        re.sub(
+            r"^((?:\\text\{)?\s*)(?:option|choice|graph|figure|statement)\s+(?=\(?[A-Z]\b)", r"\1", answer, flags=re.I
+        )
+    )
     match = re.match(r"(?:\\text\{)?\s*\(([A-Z])\)", answer)
     if match and not re.search(r"\([A-Z]\)|\b(?:or|and|not|nor)\b", answer[match.end() :]):
         found.append(match.group(1))
@@ -239,6 +250,8 @@ def _fits(gold: str, reading: str) -> bool:
     ends = PAIR.match(gold)
     if ends is None:
         return True
+    if reading.startswith(r"\{"):
+        return False
     found = PAIR.match(reading)
     return len(items(reading)) == 1 and (found is None or found.groups() == ends.groups())
 
@@ -255,6 +268,10 @@ def as_gold_is_written(gold: str, answer: str) -> list[str]:
         return [answer, *([rest] if EQUALS.search(rest) else [])]
     bare = re.sub(r"^\\\{(.*)\\\}$", r"\1", without_name(answer))
     found = [bare]
+    if PAIR.match(gold):
+        found.append(re.sub(r"^[A-Z]\s*(?=\()", "", bare))  # P(1, 2)
+    if r"\cup" in gold:
+        found.append(UNION.sub(r" \\cup ", bare))
     parts = items(answer)
     if all(NAME.match(part) for part in parts):
         values = [without_name(part) for part in parts]
@@ -298,6 +315,11 @@ def as_interval(text: str) -> str | None:
     >>> as_interval(r"0 < x \le 12.5"), as_interval("x<3"), as_interval(r"x \le 1 \text{ or } x > 2")
     ('(0,12.5]', '(-\\infty,3)', '(-\\infty,1]\\cup(2,\\infty)')
     """
+    text = re.sub(r"^(?:\\\{)?\s*[a-z]\s*(?:\\mid|\\vert|[|:])\s*|\\\}$|^\\text\{\s*all\s*\}\s*", "", text)
+    if match := re.fullmatch(r"([\[\]])([^()\[\]]+,[^()\[\]]+)([\[\]])", text):  # ]2, 3[, as in French
+        return ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]")
+    if (both := BOTH.match(text)) and (joined := _between(*both.groups())):
+        text = joined
     found = []
     for part in split_outside(text, re.compile(rf"[,;]|\\cup|{AND_OR.pattern}")):
         part = part.strip()
@@ -320,6 +342,24 @@ def as_interval(text: str) -> str | None:
         else:
             return None
     return r"\cup".join(found)
+
+
+def _between(first: str, second: str) -> str | None:
+    r"""Two inequalities that both hold as one.
+
+    >>> _between("x > 3", r"x \le 4")
+    '3 < x \\le 4'
+    """
+    bounds = {}
+    for part in (first.strip(), second.strip()):
+        match = ONE_SIDE.match(part)
+        if match is None:
+            return None
+        name, relation, bound, left_bound, left_relation, right_name = match.groups()
+        name, relation, bound = (name, relation, bound) if name else (right_name, _flipped(left_relation), left_bound)
+        upper = relation in (r"\le", "<", r"\lt")
+        bounds[upper] = f"{name} {relation} {bound}" if upper else f"{bound} {_flipped(relation)} "
+    return bounds[False] + bounds[True] if len(bounds) == 2 else None
 
 
 def _flipped(relation: str) -> str:

@@ -86,6 +86,9 @@ ONES = words(
 TENS = dict(zip(words("twenty thirty forty fifty sixty seventy eighty ninety"), range(20, 100, 10), strict=True))
 WORDS = {word: number for number, word in enumerate(ONES)} | TENS
 
+BASES = {"binary": 2, "ternary": 3, "octal": 8, "decimal": 10, "hexadecimal": 16, "hex": 16}
+IN_BASE = re.compile(rf"\(?(?:in\s+)?(?:base[\s-]*(\w+)|({'|'.join(BASES)}))\)?$")
+
 # words that make of a number something else than that number of things
 MEANINGS = frozenset(
     words(
@@ -103,7 +106,7 @@ SYMBOLS = frozenset(
         "sq cu yo Å erg dyn"
     )
 )
-CURRENCY = r"(?:\\?\$|US\s*\\?\$|USD|EUR|GBP|INR|CNY|Rs\.?|¢)"
+CURRENCY = r"(?:(?:US|CA?|AU?|HK|NZ)?\s*\\?\$|(?:USD|EUR|GBP|INR|CNY|CAD|AUD|JPY|HKD|CHF|SGD)\b|Rs\.?|¢)"
 DECIMAL = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 EXPONENT = r"\s*\^\s*(?:\{{\s*(?P<{0}>[-+]?\d+)\s*\}}|(?P<{0}_bare>[-+]?\d+))"
 FORMS = (  # the longer ones first
@@ -111,9 +114,11 @@ FORMS = (  # the longer ones first
     r"|\s+(?:and\s+)?(?P<plain_top>\d+)/(?P<plain_bottom>\d+))",  # 1\frac{1}{2}, 1 1/2
     rf"\(?\\frac\{{(?P<top>-?{DECIMAL})\}}\{{(?P<bottom>-?{DECIMAL})\}}\)?",
     rf"\(?(?P<a>{DECIMAL})\)?\s*/\s*\(?(?P<b>\d+(?:\.\d+)?)\)?(?![\d/])",
-    rf"(?P<c>{DECIMAL})\s*\\(?:cdot|times)\s*(?P<d>\d+)\s*\^\s*\{{?\s*-1\s*\}}?",  # 3 \cdot 4^{-1}
+    rf"(?P<c>{DECIMAL})\s*\\(?:cdot|times)\s*(?P<d>\d+)\s*\^\s*\{{?\s*-1(?!\d)\s*\}}?",  # 3 \cdot 4^{-1}
+    r"(?P<cut_off>\d*\.\d{3,})\s*\\(?:ldots|dots|cdots)(?![a-zA-Z])",
     r"(?P<repeating>\d*\.\d*\\(?:overline|bar|dot)\s*\{?\d+\}?)",
-    r"\(?(?P<numeral>[0-9A-F]+)\)?\s*_\s*(?:\{\s*(?:base\s*)?(?P<base>\w+)\s*\}|(?P<base_digit>\d+))",
+    r"[({]?(?P<numeral>[0-9A-F]+(?:,\d{3})*)[)}]?\s*_\s*"
+    r"(?:\{\s*\(?(?:base\s*)?(?P<base>\w+)\)?\s*\}|(?P<base_bare>\d+|[a-z]{3,}))",
     r"10" + EXPONENT.format("power"),
     rf"(?P<mantissa>{DECIMAL})(?:\s*(?:\\times|\\cdot|x)\s*10" + EXPONENT.format("exponent") + ")?",
 )
@@ -158,6 +163,7 @@ def flat(text: str) -> str:
     >>> flat(r"5\text{ cm}^2 ")
     '5 cm^2'
     """
+    text = re.sub(r"(\\[a-zA-Z]+)(?=\\text\{)", r"\1 ", text)
     text = re.sub(r"\\text\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\\(?:qquad|quad)|\\\\", " ", text)
     return re.sub(r"[ ]+", " ", text).strip()
@@ -168,11 +174,17 @@ def read_words(text: str) -> Number | None:
 
     >>> read_words("one hundred and twenty-five").value, read_words("two dozen").value, read_words("twenty eggs")
     (Fraction(125, 1), Fraction(24, 1), None)
+    >>> read_words("two thirds").value, read_words("one-half").value
+    (Fraction(2, 3), Fraction(1, 2))
     """
     spoken = re.sub(r"[-\s]+", " ", text.lower()).strip(" .").split()
     if not spoken or len(spoken) > 20:
         return None
     sign = -1 if spoken[0] in ("minus", "negative") else 1
+    part = PARTS.get(spoken[-1].removesuffix("s"))
+    if part and len(spoken) > 1:  # one third, two thirds, a quarter
+        top = read_words(" ".join("one" if word == "a" else word for word in spoken[:-1]))
+        return top and Number(top.value / part)
     total = group = 0
     seen = False
     for word in spoken[sign < 0 :]:
@@ -210,8 +222,11 @@ def _value(match: re.Match) -> Number | None:
             return Number(sign * _decimal(part[top]) / _decimal(part[bottom]))
     if part["repeating"]:
         return Number(sign * _repeating(part["repeating"]))
+    if part["cut_off"]:  # 0.333...: the dots say that it goes on
+        places = len(part["cut_off"].partition(".")[2])
+        return Number(sign * Fraction(part["cut_off"]), Fraction(1, 10**places), MIN_DIGITS)
     if part["numeral"]:
-        return _in_base(part["numeral"], part["base"] or part["base_digit"], sign)
+        return _in_base(part["numeral"].replace(",", ""), part["base"] or part["base_bare"], sign)
     if part["mantissa"]:
         exponent = int(part["exponent"] or part["exponent_bare"] or 0)
         if abs(exponent) > MAX_EXPONENT:
@@ -237,7 +252,7 @@ def _repeating(text: str) -> Fraction:
 
 
 def _in_base(numeral: str, base: str, sign: int) -> Number | None:
-    known = int(base) if base.isdigit() else WORDS.get(base.lower())
+    known = int(base) if base.isdigit() else (WORDS | BASES).get(base.lower())
     if known is None or not 2 <= known <= 36:
         return None
     try:
@@ -252,8 +267,9 @@ def _with_words(number: Number, rest: str) -> Number | None:
     if glued := re.match(r"([kKMBT])(?:$|\s*\\?\$?$)", rest):
         return _times(number, GLUED[glued.group(1)])
     rest = rest.strip(" .")
-    if match := re.match(r"(?:in\s+)?base[\s-]*(\w+)$", rest):
-        return _in_base(number.numeral, match.group(1), 1) if number.numeral.isdigit() else None
+    if match := IN_BASE.match(rest):
+        base = match.group(1) or match.group(2)
+        return _in_base(number.numeral, base, 1) if number.numeral.isdigit() else None
     while match := re.match(r"-?\s*([a-z]+?)s?(?![a-zA-Z])\s*", rest):
         if match.group(1) not in SCALES:
             break
@@ -284,13 +300,18 @@ def is_unit(rest: str) -> bool:
     rest = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", rest)
     rest = re.sub(r"\\(?:cdot|times)|·", " / ", rest)
     rest = re.sub(rf"^\s*{CURRENCY}|{CURRENCY}\s*$", "", rest).strip()
-    rest = re.sub(r"\\(?:degree|circ|Omega|mu|ell|AA|prime)(?![a-zA-Z])|\^\s*\\circ", "", rest).strip()
+    rest = re.sub(r"[kMG]?\s*\\Omega(?![a-zA-Z])|[MRL]_\{?\s*\\(?:odot|oplus)\s*\}?", "", rest)
+    rest = re.sub(r"\\(?:degree|circ|mu|ell|AA|prime)(?![a-zA-Z])|\^\s*\\circ", "", rest).strip()
     rest = re.sub(r"^\\?[pb]mod\b.*|\\pmod\s*\{?\w+\}?$", "", rest).strip()
-    if not re.fullmatch(r"(?:[A-Za-z%µÅ'.,/()\- ]|(?<=[A-Za-z)])\^\s*\{?\s*-?[1-4]\s*\}?|(?<=[a-z])[23](?!\d))*", rest):
+    if not re.fullmatch(
+        r"(?:[A-Za-z%µÅ'.,/()\[\]\- ]|(?<=[A-Za-z)])\^\s*\{?\s*-?[1-4]\s*\}?|(?<=[a-z])[23](?!\d))*", rest
+    ):
         return False
     named = re.findall(r"[A-Za-zµÅ]+", rest)
     if not named:
-        return not rest.strip("()., -'") or rest == "%"
+        return not rest.strip("()[]., -'") or rest == "%"
+    if all(word in COMMON_SHORT for word in named):  # "5 a" counts nothing, and 5a is a product
+        return False
     unit_of_area = len(named) > 1 and named[-1] in ("squared", "cubed")
     for word in named[:-1] if unit_of_area else named:
         if word in SYMBOLS:
