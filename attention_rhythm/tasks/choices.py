@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from attention_rhythm.tasks.answers import EMPHASIS_TAG, MAX_TAIL, last_boxes, last_tag, without_end, without_thinking
 from attention_rhythm.tasks.latex import PICTURES, SWITCHES, plain_latex
-from attention_rhythm.tasks.quantities import read_number
+from attention_rhythm.tasks.quantities import read_number, words
 
 MAX_ANSWER = 500  # characters of an answer that are read; the longest option of CrossThink-QA has 330
 
@@ -76,45 +76,10 @@ TO_THE_NAME = re.compile(
 )
 THEREFORE = re.compile(r"^(?:(?:therefore|thus|hence|so|then|it's|finally|in conclusion)\b[,:\s]*)+", re.IGNORECASE)
 NO_NAMES = frozenset(
-    [
-        "House",
-        "Houses",
-        "The",
-        "It",
-        "It's",
-        "He",
-        "She",
-        "They",
-        "This",
-        "That",
-        "So",
-        "Therefore",
-        "Thus",
-        "Hence",
-        "Then",
-        "Because",
-        "Since",
-        "In",
-        "And",
-        "Or",
-        "But",
-        "Who",
-        "Owner",
-        "Answer",
-        "Final",
-        "Person",
-        "Name",
-        "Solution",
-        "Resident",
-        "Zebra",
-        "I",
-        "One",
-        "Two",
-        "Three",
-        "Four",
-        "Five",
-        "Six",
-    ]
+    words(
+        "House Houses The It It's He She They This That So Therefore Thus Hence Then Because Since In And Or But Who "
+        "Owner Answer Final Person Name Solution Resident Zebra I One Two Three Four Five Six"
+    )
 )
 DOUBT = re.compile(r"n't\b|\b(?:not|doubt|never|neither|nor|maybe|perhaps|possibly)\b", re.IGNORECASE)
 
