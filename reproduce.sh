@@ -113,7 +113,9 @@ elif [[ ${arguments[*]:0:2} == "test verl" ]]; then
     venv=.venv-verl requirements=requirements-verl.txt
     command=(pytest -m "not network" tests/verl tests/test_grpo.py "${arguments[@]:2}")
 elif [[ ${arguments[0]:-} == test ]]; then
-    command=(pytest -m "not network and not long" "${arguments[@]:1}")
+    # two processes of one thread each take half the time of one with two threads; -n 0 runs all in one
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    command=(pytest -n 2 --dist loadfile -m "not network and not long" "${arguments[@]:1}")
 else
     command=(pipeline "${arguments[@]}")
     if $asks_only || ! is_set_up "$venv" "$requirements"; then

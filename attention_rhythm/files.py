@@ -247,9 +247,11 @@ def _line(record: Any) -> bytes:
 
 def _read(path: Path | str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # a byte order mark is no part of the text
     except FileNotFoundError as error:
         raise ReproError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise ReproError(f"{path}: a folder, not a file") from error
     except UnicodeDecodeError as error:
         raise ReproError(f"{path}: not UTF-8 text: {error}") from error
 

@@ -11,6 +11,8 @@ import importlib.util
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +70,15 @@ def check_spec(spec: str) -> None:
         )
 
 
+def model_name(spec: str) -> str:
+    """What a model is called in results: its folder's own name (that of `.` too), or the last part of a hub id."""
+    folder = _folder(spec)
+    return Path(os.path.abspath(folder)).name if folder.is_dir() else Path(spec).name
+
+
 def model_signature(spec: str) -> list:
     """A cheap stand-in for the hash: names, sizes and times of the files. Tells whether model.json is up to date."""
-    folder = Path(spec).expanduser()
+    folder = _folder(spec)
     if spec == DEFAULT_MODEL:
         return [spec, _CONVERSION]
     if not folder.is_dir():
@@ -82,12 +90,13 @@ def model_signature(spec: str) -> list:
 def load_model(
     spec: str, *, dtype: str = "float32", device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in eval mode with fused (sdpa) attention, and its tokenizer: left padding, pad token set.
+    """Model in eval mode with fused (sdpa) attention, and its tokenizer: left padding, pad token set if it can be.
 
     dtype: float32 | bfloat16 | float16; device: cpu | cuda | auto (cuda if there is one).
 
     Raises:
-        UsageError: another dtype or device. ReproError: cuda where there is none.
+        UsageError: another dtype or device. ReproError: cuda where there is none, or a folder that transformers
+            cannot load: a package that its quantisation needs, an architecture it does not know, weights missing.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -105,10 +114,15 @@ def load_model(
 
     folder = resolve_model(spec)
     logging.disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtypes[dtype], attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, padding_side="left")
+    with _refusal_in_one_line(spec):
+        automatic: Any = AutoModelForCausalLM
+        model, loaded = automatic.from_pretrained(
+            folder, dtype=dtypes[dtype], attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True,
+            output_loading_info=True,
+        )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, padding_side="left")
+    if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random ones
+        raise ReproError(f"model {spec}: {len(missing)} weights are not in the folder ({missing[0]}, ...)")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval().requires_grad_(False), tokenizer
@@ -145,6 +159,19 @@ def _check_safe(folder: Path, spec: str) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in read_json(folder / name):
             raise ReproError(f"model {spec}: {name} asks for code of the model's own (auto_map), which is never run")
+
+
+@contextmanager
+def _refusal_in_one_line(spec: str) -> Iterator[None]:
+    """What transformers and the packages it calls raise for a folder they cannot load, as ReproError."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    refusals = (ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+    try:
+        yield
+    except (*refusals, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ReproError(f"model {spec}: transformers cannot load it: {reason}") from error
 
 
 def _check_whole(folder: Path, spec: str) -> None:

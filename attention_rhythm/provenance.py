@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
+import logging
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LIBRARIES = (
@@ -28,11 +32,10 @@ _LIBRARIES = (
 
 def environment() -> dict[str, Any]:
     """Versions, git commit and hardware of this machine; no path, host or user name."""
-    commit = _git("rev-parse", "HEAD")
     return {
         "python": platform.python_version(),
         "packages": {name: version for name in _LIBRARIES if (version := _version(name))},
-        "git": commit and {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", ":!results"))},
+        "git": _commit(),
         "hardware": {
             "cpu": _cpu_name(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -48,14 +51,43 @@ def _version(package: str) -> str | None:
     return None
 
 
-def _git(*arguments: str) -> str | None:
+class _GitRefused(Exception):
+    """Git does not answer; why, without a path of this machine."""
+
+
+def _commit() -> dict[str, Any] | None:
+    """The commit, and whether it is all there is; None outside a clone; where git refuses, why, with a warning."""
     if not (_ROOT / ".git").exists():  # installed: what is above may be a repository of the user's own
         return None
     try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", ":!results"))}
+    except _GitRefused as refused:
+        _warn(f"the commit is not recorded: {refused}")
+        return {"commit": None, "dirty": None, "refused": str(refused)}
+
+
+def _git(*arguments: str) -> str:
+    """What git prints. _GitRefused: it is not there, too slow, or answers with an error."""
+    try:
         done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, timeout=30)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    except FileNotFoundError as error:
+        raise _GitRefused("git is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise _GitRefused("git did not answer within 30 s") from error
+    if "dubious ownership" in done.stderr:
+        raise _GitRefused(
+            "the clone belongs to another user (dubious ownership): git config --global --add safe.directory FOLDER"
+        )
+    if done.returncode:
+        raise _GitRefused(f"git {arguments[0]} ended with status {done.returncode}")
+    return done.stdout.strip()
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Once a process: every stage asks for the commit."""
+    logger.warning(message)
 
 
 def _cpu_name() -> str:

@@ -1,6 +1,8 @@
 """Two evaluations of the same problems against each other, task by task.
 
-    python -m evaluation.compare BASELINE/completions.jsonl TREATMENT/completions.jsonl
+    python -m evaluation.compare BASELINE TREATMENT
+
+Each is the folder that evaluation.run has written (or a profile's results), or a completions.jsonl itself.
 
 Differences are paired by problem: two runs share the hard problems, so the interval of a difference is narrower than
 two separate ones suggest. McNemar's exact test for one completion a problem, else a sign-flip test over problems.
@@ -16,9 +18,13 @@ from typing import Any
 
 import pandas as pd
 
-from attention_rhythm.errors import ReproError
+from attention_rhythm.commands import run_command
+from attention_rhythm.errors import ReproError, UsageError
 from attention_rhythm.files import read_jsonl, write_json
 from attention_rhythm.statistics import avg_at_k, compare_paired
+
+COMPLETIONS = ("completions.jsonl", "evaluation.jsonl")  # of evaluation.run, of a profile
+COLUMNS = ("task", "problem", "sample", "correct")
 
 
 def compare(
@@ -60,8 +66,13 @@ def compare(
 
 
 def _correct(rows: pd.DataFrame) -> pd.DataFrame:
-    """(problems, samples) of 0 and 1."""
-    return rows.pivot(index="problem", columns="sample", values="correct").astype(float)
+    """(problems, samples) of 0 and 1. ReproError: a completion that is there twice, or not at all."""
+    if (twice := rows[rows.duplicated(["problem", "sample"])]).size:
+        raise ReproError(f"problem {twice['problem'].iloc[0]}: sample {twice['sample'].iloc[0]} is there twice")
+    correct = rows.pivot(index="problem", columns="sample", values="correct").astype(float)
+    if (short := correct[correct.isna().any(axis=1)]).size:
+        raise ReproError(f"problem {short.index[0]}: {correct.shape[1]} samples of others, fewer of this one")
+    return correct
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -81,22 +92,45 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return shown.to_markdown(index=False, disable_numparse=True) + "\n"
 
 
+def read_completions(path: Path) -> list[dict[str, Any]]:
+    """The rows of a completions file, or of the one in a folder.
+
+    UsageError: a folder without one, or a file that is none.
+    """
+    if path.is_dir():
+        files = [path / name for name in COMPLETIONS if (path / name).is_file()]
+        if not files:
+            raise UsageError(
+                f"{path}: no {' or '.join(COMPLETIONS)} in this folder; give the folder that evaluation.run has"
+                " written, or results/PROFILE"
+            )
+        path = files[0]
+    rows = read_jsonl(path)
+    if not rows:
+        raise UsageError(f"{path}: no completions in it")
+    for number, row in enumerate(rows, 1):
+        lacking = [name for name in COLUMNS if name not in row] if isinstance(row, dict) else COLUMNS
+        if lacking:
+            raise UsageError(f"{path}, row {number}: no completion, it lacks {', '.join(lacking)}")
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 done, 1 the files cannot be compared."""
+    """Exit status 0 done, 1 the files cannot be compared, 2 wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.compare", description=__doc__.partition("\n")[0])
-    parser.add_argument("baseline", type=Path, help="completions.jsonl of python -m evaluation.run")
+    parser.add_argument("baseline", type=Path, help="the folder of python -m evaluation.run, or its completions.jsonl")
     parser.add_argument("treatment", type=Path)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     options = parser.parse_args(arguments)
-    try:
-        rows = compare(read_jsonl(options.baseline), read_jsonl(options.treatment))
+
+    def work() -> None:
+        """Compare, write, print."""
+        rows = compare(read_completions(options.baseline), read_completions(options.treatment))
         if options.json:
             write_json(options.json, rows)
-    except ReproError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    print(table(rows))
-    return 0
+        print(table(rows))
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

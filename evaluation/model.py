@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from attention_rhythm.files import write_json
-from attention_rhythm.models import model_sha256, resolve_model
+from attention_rhythm.models import model_name, model_sha256, resolve_model
 from evaluation.settings import Run
 
 
@@ -23,7 +23,7 @@ def stage(run: Run) -> None:
     write_json(
         run.path("model.json"),
         {
-            "spec": folder.resolve().name if given_as_folder else run.model.id,
+            "spec": model_name(run.model.id) if given_as_folder else run.model.id,
             "sha256": model_sha256(run.model.id),
             "architecture": type(model).__name__,
             "parameters": model.num_parameters(),  # tied weights once

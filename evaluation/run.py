@@ -23,15 +23,16 @@ import pandas as pd
 import tyro
 from tqdm import tqdm
 
-from attention_rhythm.errors import ReproError, UsageError
+from attention_rhythm.commands import run_command
+from attention_rhythm.errors import UsageError, unknown
 from attention_rhythm.files import locked, sha256_of, write_json, write_jsonl, write_text
-from attention_rhythm.generation.base import GenerationError, SamplingConfig
+from attention_rhythm.generation.base import SamplingConfig
 from attention_rhythm.generation.engines import Engine, make_engine
 from attention_rhythm.generation.resumable import Request, complete
-from attention_rhythm.models import check_spec, model_sha256
+from attention_rhythm.models import check_spec, model_name, model_sha256
 from attention_rhythm.statistics import bootstrap_interval, pass_at_k, wilson_interval
 from attention_rhythm.tasks.grading import grade
-from attention_rhythm.tasks.problems import DataError, Problem, load_problems
+from attention_rhythm.tasks.problems import Problem, load_problems
 from attention_rhythm.tasks.prompts import prompts_that_fit
 from attention_rhythm.tasks.registry import TASKS
 from evaluation.settings import EvaluationConfig, Run
@@ -50,8 +51,8 @@ def load_tasks(config: EvaluationConfig, data_dir: Path | None) -> dict[str, lis
     Raises:
         UsageError: a task that does not exist. NoSource: a benchmark that is neither in DATA_DIR nor on the hub.
     """
-    if unknown := [name for name in (*config.all_tasks, *config.samples_of) if name not in TASKS]:
-        raise UsageError(f"unknown task {unknown[0]!r}: one of {', '.join(sorted(TASKS))}")
+    if strange := [name for name in (*config.all_tasks, *config.samples_of) if name not in TASKS]:
+        raise UsageError(unknown("task", strange[0], TASKS))
     options = {"limit": config.limit or None, "seed": config.seed, "data_dir": data_dir}
     return {
         **{task: load_problems(task, **options, source="benchmark") for task in config.tasks},
@@ -169,42 +170,44 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    try:
-        options = tyro.cli(Options, prog="python -m evaluation.run", args=arguments)
-        config = options.config
-        out = options.out or Path("results", "evaluation", Path(options.model).name)
-        check_spec(options.model)  # costs nothing; problems may come from the hub
-        problems = load_tasks(config, options.data_dir)
-        engine = make_engine(config.engine, options.model, dtype=options.dtype, device=options.device)
-        sha256 = model_sha256(options.model)
-        # what is left out decides how much is done, and how fast, but not what a completion is
-        decides = {k: v for k, v in asdict(config).items() if k not in ("tasks", "generated", "limit", "batch_size")}
-        mark = sha256_of([sha256, engine.name, options.dtype, decides])[:16]
-        with locked(out):
-            started = time.monotonic()
-            rows = evaluate(engine, problems, config, out / f".completions.{mark}.partial")
-            summary = summarise(rows, config.seed)
-            write_jsonl(out / "completions.jsonl", rows)
-            write_json(
-                out / "evaluation.json",
-                {
-                    "model": Path(options.model).name,
-                    "sha256": sha256,
-                    "engine": engine.name,
-                    "settings": asdict(config),
-                    "tasks": summary,
-                    "seconds": round(time.monotonic() - started, 1),
-                },
-            )
-            write_text(out / "table.md", table(summary))
-    except (ReproError, DataError, GenerationError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_status", 1)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from there", file=sys.stderr)
-        return 130
+
+    def work() -> None:
+        """Read the command line, and do what it says."""
+        run_with(tyro.cli(Options, prog="python -m evaluation.run", args=arguments))
+
+    return run_command(work, after_interrupt="the same command goes on from there")
+
+
+def run_with(options: Options) -> None:
+    """Evaluate, write the three files and print the table."""
+    config = options.config
+    check_spec(options.model)  # costs nothing; problems may come from the hub
+    name = model_name(options.model)
+    out = options.out or Path("results", "evaluation", name)
+    problems = load_tasks(config, options.data_dir)
+    engine = make_engine(config.engine, options.model, dtype=options.dtype, device=options.device)
+    sha256 = model_sha256(options.model)
+    # what is left out decides how much is done, and how fast, but not what a completion is
+    decides = {k: v for k, v in asdict(config).items() if k not in ("tasks", "generated", "limit", "batch_size")}
+    mark = sha256_of([sha256, engine.name, options.dtype, decides])[:16]
+    with locked(out):
+        started = time.monotonic()
+        rows = evaluate(engine, problems, config, out / f".completions.{mark}.partial")
+        summary = summarise(rows, config.seed)
+        write_jsonl(out / "completions.jsonl", rows)
+        write_json(
+            out / "evaluation.json",
+            {
+                "model": name,
+                "sha256": sha256,
+                "engine": engine.name,
+                "settings": asdict(config),
+                "tasks": summary,
+                "seconds": round(time.monotonic() - started, 1),
+            },
+        )
+        write_text(out / "table.md", table(summary))
     print(table(summary))
-    return 0
 
 
 if __name__ == "__main__":

@@ -134,6 +134,8 @@ def _stages(root: Path) -> list[tuple[str, ...]]:
 def _commit(git: dict | None) -> str:
     if git is None:
         return "no repository"
+    if git["commit"] is None:
+        return "not known"
     return f"{git['commit'][:12]}{' and changes' if git['dirty'] else ''}"
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 
+from attention_rhythm.commands import run_command
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import shown
 from pipeline.profiles import names
-from pipeline.running import StageInterrupt, make_job, one_line, print_plan, run_all
+from pipeline.running import make_job, print_plan, run_all
 from pipeline.stages import STAGES
 
 # ---------------------------------------------------------------------------------------- command line
@@ -105,23 +105,17 @@ def main(arguments: list[str] | None = None) -> int:
         options = (parser := make_parser()).parse_args(arguments)
         if options.extended and options.stage != "training":
             parser.error("--extended goes with --stage training")
-    try:
+
+    def work() -> None:
+        """The report, or the stages."""
         if report:
             write_report(options)
         else:
             job = make_job(options.profile, options.model)
             stage = "training_extended" if options.extended else options.stage
             (print_plan if options.dry_run else run_all)(job, stage)
-    except (ReproError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get("REPRO_DEBUG") == "1":
-            raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return getattr(error, "exit_status", 1)
-    except KeyboardInterrupt as interrupt:
-        where = f" in stage {interrupt}" if isinstance(interrupt, StageInterrupt) else ""
-        print(f"\ninterrupted{where}; what is finished is kept: the same command goes on from there", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_command(work, after_interrupt="what is finished is kept: the same command goes on from there")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ ROOMS = ("attention_rhythm", "evaluation", "analysis", "training", "figures", "p
 # `made_of` anyway.
 CARRIERS = {
     "attention_rhythm",
+    "attention_rhythm.commands",
     "attention_rhythm.errors",
     "attention_rhythm.files",
     "attention_rhythm.generation",

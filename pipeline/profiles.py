@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from attention_rhythm.errors import UsageError
+from attention_rhythm.errors import UsageError, unknown
 from evaluation.settings import ModelSettings
 from pipeline.manifest import ROOT
 from pipeline.stages import STAGES
@@ -66,7 +66,7 @@ def load_profile(name: str) -> Profile:
 def _merged(name: str, below: tuple[str, ...]) -> dict[str, Any]:
     """The keys and tables of a profile over those of the one it extends."""
     if name not in names():
-        raise UsageError(f"unknown profile {name!r}: one of {', '.join(names())}")
+        raise UsageError(unknown("profile", name, names()))
     if name in below:
         raise UsageError(f"profiles/{name}.toml extends itself: {' extends '.join([*below, name])}")
     where = f"profiles/{name}.toml"

@@ -4,7 +4,6 @@ that was killed goes on where it was when the same command is given again.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import re
@@ -14,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from attention_rhythm.commands import FAILURES, one_line
 from attention_rhythm.errors import ReproError, UsageError
 from attention_rhythm.files import clear_leftovers, locked, read_json, sha256_of, sha256_path, shown
-from attention_rhythm.models import check_spec, model_signature
+from attention_rhythm.models import check_spec, model_name, model_signature
 from attention_rhythm.provenance import environment
 from evaluation.settings import EvaluationConfig, ResponsesSettings, Run
 from pipeline.manifest import ROOT, Manifest, code_of
@@ -49,7 +49,7 @@ def make_job(name: str, model: str | None = None) -> Job:
     if model is not None:  # results of another model never lie among those of the profile's
         check_spec(model)
         settings = replace(settings, id=model)
-        folder = f"{name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(model).name)}"
+        folder = f"{name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', model_name(model))}"
     data_dir = Path(os.environ["DATA_DIR"]) if os.environ.get("DATA_DIR") else None
     if data_dir and not data_dir.is_dir():
         raise UsageError(f"DATA_DIR {data_dir}: no such folder")
@@ -185,7 +185,7 @@ def run_stage(stage: Stage, job: Job, manifest: Manifest) -> bool:
 
 def shown_model(run: Run) -> str:
     """The model as a record names it: no path of this machine."""
-    return Path(run.model.id).name if Path(run.model.id).is_dir() else run.model.id
+    return model_name(run.model.id) if Path(run.model.id).expanduser().is_dir() else run.model.id
 
 
 def check_data(stages: list[Stage], job: Job) -> None:
@@ -226,7 +226,7 @@ def run_all(job: Job, only: str | None) -> None:
             except FAILURES as error:
                 raise StageFailure(stage.name, error) from error
             except KeyboardInterrupt:
-                raise StageInterrupt(stage.name) from None
+                raise KeyboardInterrupt(f"stage {stage.name}") from None
             states[stage.name] = ("ran" if ran else "up to date", time.monotonic() - clock)
     print_summary(run, states)
 
@@ -267,9 +267,6 @@ def print_summary(run: Run, states: dict[str, tuple[str, float]]) -> None:
 
 # -------------------------------------------------------------------------------------------- failures
 
-# What bad input, a full disk or a missing package raise. Anything else is a mistake of the program, shown in full.
-FAILURES = (ReproError, OSError, ValueError, RuntimeError, ImportError, MemoryError)
-
 
 class StageFailure(ReproError):
     """A stage that failed, with the reason in one line."""
@@ -277,20 +274,3 @@ class StageFailure(ReproError):
     def __init__(self, stage: str, error: BaseException):
         super().__init__(f"stage {stage}: {one_line(error)}")
         self.exit_status = getattr(error, "exit_status", 1)
-
-
-class StageInterrupt(KeyboardInterrupt):
-    """Ctrl-C; the stage that ran is its argument."""
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line that says what to do, where that is known."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" ({shown(Path(error.filename))})" if error.filename else ""
-        return f"the disk is full{where}; free some space and give the same command again"
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
-        return f"{shown(Path(error.filename))}: {error.strerror}; nothing can be written or read there"
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error}: give the command without --no-venv, or install requirements.txt into the active python"
-    lines = str(error).strip().splitlines() or [""]
-    return lines[0] if isinstance(error, ReproError) else f"{type(error).__name__}: {lines[0]}"

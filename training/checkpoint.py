@@ -9,6 +9,7 @@ A checkpoint is written beside its final name, synced and renamed, so a kill at 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 import shutil
@@ -90,6 +91,15 @@ def load_latest(folder: Path, model: PreTrainedModel) -> dict[str, Any] | None:
     if paths:
         raise CheckpointError(f"{folder}: no checkpoint is whole")
     return None
+
+
+def weights_sha256(model: PreTrainedModel) -> str:
+    """Of a model's parameters and buffers: names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def random_states(generators: dict[str, torch.Generator]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ from attention_rhythm.generation.base import Generator, SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.grpo import AGGREGATIONS, group_advantages
 from attention_rhythm.signals.reading import SignalConfig
-from attention_rhythm.tasks.base import Problem
+from attention_rhythm.tasks.base import Problem, problems_sha256
 from attention_rhythm.tasks.grading import grade
 from training import checkpoint
 from training.actors.attn import MODES, AttnActor
@@ -156,8 +156,8 @@ def train(
         resume: go on from the newest whole checkpoint in `folder`, from the start if there is none.
 
     Raises:
-        ReproError: the folder holds a run and `resume` is not set, or one of other settings; TensorBoard is asked for
-            and missing.
+        ReproError: the folder holds a run and `resume` is not set, or one of other settings, another model or other
+            problems; TensorBoard is asked for and missing.
         StaleSamplerError: actor_infer's engine does not have the weights that are trained.
         NoCreditError: a credit strategy has never given a gamma other than 1.
         DivergedError: NaN or inf in logits, attention, a reward, a loss or a gradient.
@@ -214,7 +214,8 @@ class _Run:
     ):
         self.model, self.problems, self.prompt, self.reward = model, problems, prompt, reward
         self.config, self.folder = config, folder
-        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        # padding is on the right and never read: without a token for it or for the end, any will do
+        pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         self.infer = InferActor(generator or HFGenerator(model, tokenizer), pad_id, config.generation_batch)
         self.attn = AttnActor(model, config.signals, config.attn, config.forward_batch, bf16=config.optim.bf16)
         self.train = train_actor(
@@ -225,6 +226,7 @@ class _Run:
             clip_high=config.clip_high,
             aggregation=config.aggregation,
         )
+        self.model_sha256 = checkpoint.weights_sha256(model)  # of the model that the run begins with
         # two streams: random credit must not change the mini-batches, which all strategies share
         self.random = {name: torch.Generator().manual_seed(config.seed) for name in ("mini_batches", "credit")}
         self.done = 0  # steps
@@ -348,7 +350,9 @@ class _Run:
             return False
         if state["settings"] != (settings := self.settings()):
             changed = sorted(name for name in settings if state["settings"].get(name) != settings[name])
-            raise ReproError(f"{self.folder.name}: its checkpoint is of a run with other {', '.join(changed)}")
+            others = ", ".join(name for name in changed if name != "model")
+            what = " and ".join(["another model"] * ("model" in changed) + [f"other {others}"] * bool(others))
+            raise ReproError(f"{self.folder.name}: its checkpoint is of a run with {what}; choose another folder")
         self.done, self.credited = state["step"], state["credited"]
         self.train.load_state_dict(state["train"])
         checkpoint.restore_random_states(state["random"], self.random)
@@ -370,7 +374,7 @@ class _Run:
     def settings(self) -> dict[str, Any]:
         """What must not change between a checkpoint and the run that goes on from it."""
         described = {name: value for name, value in asdict(self.config).items() if name not in MAY_CHANGE}
-        return {**described, "problems": len(self.problems)}
+        return {**described, "model": self.model_sha256, "problems": problems_sha256(self.problems)}
 
 
 # ------------------------------------------------------------------------------------------- TensorBoard

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from attention_rhythm.commands import run_command
+from attention_rhythm.errors import UsageError
 from attention_rhythm.files import atomic_folder
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.models import load_model
@@ -190,14 +193,25 @@ def _padded(rows: list[list[int]], value: int) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def main() -> None:
-    """Make the warm start, and say how it does on the development puzzles."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0 done, 1 failed, 2 wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m training.policy", description="Make a warm-started policy.")
     parser.add_argument("out", type=Path, help="the folder to write (one that exists is replaced)")
     parser.add_argument("--steps", type=int, default=WarmStart.steps)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
+    return run_command(lambda: make(options.out, options.steps, options.seed))
 
+
+def make(out: Path, steps: int, seed: int) -> None:
+    """Make the warm start, and say how it does on the development puzzles.
+
+    UsageError: no steps at all, or a file in the folder's place.
+    """
+    if steps < 1:
+        raise UsageError(f"steps must be at least 1, not {steps}")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: a file, not a folder")
     torch.set_num_threads(1)  # the same policy on every machine, up to how its processor rounds
     started = time.monotonic()
 
@@ -205,10 +219,10 @@ def main() -> None:
         """A line every 50 steps."""
         if step % 50 == 0:
             seconds = time.monotonic() - started
-            print(f"step {step}/{arguments.steps}  loss {loss:.3f} nats/token  {seconds:.0f} s", flush=True)
+            print(f"step {step}/{steps}  loss {loss:.3f} nats/token  {seconds:.0f} s", flush=True)
 
-    warm_start(arguments.out, WarmStart(steps=arguments.steps), seed=arguments.seed, on_step=report)
-    policy, tokenizer = load_model(str(arguments.out))
+    warm_start(out, WarmStart(steps=steps), seed=seed, on_step=report)
+    policy, tokenizer = load_model(str(out))
     dev, generator = load_puzzles("dev"), HFGenerator(policy, tokenizer)
     for name, samples in (("sampled (T = 1)", 1), ("greedy", 0)):
         right = sampled_accuracy(
@@ -218,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

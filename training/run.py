@@ -20,9 +20,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from attention_rhythm.errors import ReproError, UsageError
+from attention_rhythm.commands import run_command
+from attention_rhythm.errors import UsageError
 from attention_rhythm.files import atomic_folder, locked
-from attention_rhythm.generation.base import GenerationError, Generator
+from attention_rhythm.generation.base import Generator
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.models import check_spec, load_model
 from attention_rhythm.tasks.problems import load_problems
@@ -55,19 +56,16 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    try:
-        options = tyro.cli(Options, prog="python -m training.run", args=arguments)
-    except (ReproError, ValueError) as error:  # a setting outside its range, which its dataclass refuses
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
+
+    def work() -> int:
+        """Read the command line, and do what it says."""
+        try:
+            options = tyro.cli(Options, prog="python -m training.run", args=arguments)
+        except ValueError as error:  # a setting outside its range, which its dataclass refuses
+            raise UsageError(str(error)) from error
         return run(options)
-    except (ReproError, GenerationError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_status", 1)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+
+    return run_command(work, after_interrupt="the same command goes on from the last checkpoint")
 
 
 def run(options: Options) -> int:

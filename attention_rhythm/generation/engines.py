@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from attention_rhythm.errors import UsageError
+from attention_rhythm.errors import UsageError, unknown
 from attention_rhythm.generation.base import Generator
 from attention_rhythm.models import context_length
 
@@ -28,7 +28,7 @@ def make_engine(name: str, model: str, *, dtype: str, device: str) -> Engine:
     UsageError for another name; MissingEngine if vLLM is asked for and is not installed.
     """
     if name not in ENGINES:
-        raise UsageError(f"unknown engine {name!r}: one of {', '.join(ENGINES)}")
+        raise UsageError(unknown("engine", name, ENGINES))
     if name == "auto":
         name = "vllm" if _gpu_with_vllm(device) else "hf"
     if name == "vllm":

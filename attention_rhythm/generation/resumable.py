@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from attention_rhythm.files import append_jsonl, resume_jsonl
+from attention_rhythm.errors import ReproError
+from attention_rhythm.files import append_jsonl, resume_jsonl, sha256_of, shown
 from attention_rhythm.generation.base import Completion, Generator, SamplingConfig
 from attention_rhythm.memory import in_halves
 
@@ -30,11 +31,20 @@ def complete(
     """Complete the requests that `path` does not hold yet, batch by batch, and return all records in request order.
 
     Args:
-        path: JSON lines of finished records {id, sample, token_ids, text, logprobs, finish_reason}; made if absent.
+        path: JSON lines of finished records {id, sample, prompt, token_ids, text, logprobs, finish_reason}; `prompt` is
+            the hash of the prompt's ids. Made if absent.
         batch_size: rows decoded at once, so batch_size // samples prompts.
+
+    Raises:
+        ReproError: `path` has completions of other prompts under these ids.
     """
-    wanted = {r.id for r in requests}
-    records = {(r["id"], r["sample"]): r for r in resume_jsonl(path) if r["id"] in wanted}
+    prompt_of = {r.id: sha256_of(r.prompt_ids)[:16] for r in requests}
+    records = {(r["id"], r["sample"]): r for r in resume_jsonl(path) if r["id"] in prompt_of}
+    if strange := [r["id"] for r in records.values() if r.get("prompt") != prompt_of[r["id"]]]:
+        raise ReproError(
+            f"{shown(path)}: its completion of {strange[0]} is of another prompt: the problems have changed since;"
+            " remove this file to begin anew"
+        )
     samples = range(sampling.samples)
     todo = [r for r in requests if any((r.id, s) not in records for s in samples)]
     todo.sort(key=lambda r: len(r.prompt_ids))  # neighbours of one length waste no work on padding
@@ -44,7 +54,10 @@ def complete(
             prompts = [r.prompt_ids for r in batch]
             completions = generate_in_parts(generator, prompts, sampling, len(prompts), "batch_size")
             numbers = [(r.id, s) for r in batch for s in samples]
-            new = [{"id": i, "sample": s, **asdict(c)} for (i, s), c in zip(numbers, completions, strict=True)]
+            new = [
+                {"id": i, "sample": s, "prompt": prompt_of[i], **asdict(c)}
+                for (i, s), c in zip(numbers, completions, strict=True)
+            ]
             append_jsonl(path, *new)
             records |= {(r["id"], r["sample"]): r for r in new}
             tokens += sum(len(c.token_ids) for c in completions)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attention_rhythm.errors import ReproError
+from attention_rhythm.errors import ReproError, UsageError
+from attention_rhythm.files import sha256_of
 
 Row = Mapping[str, Any]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the options of a multiple choice
@@ -14,6 +16,10 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the options of a multiple choice
 
 class DataError(ReproError, ValueError):
     """A benchmark file or row that cannot be read; the message names the file and the line."""
+
+
+class NoSuchTask(UsageError, ValueError):
+    """A task, a split, a source or a number of problems that there is not."""
 
 
 class NoSource(DataError):
@@ -79,13 +85,48 @@ class Task:
         return tuple(sorted({*self.files, *self.hub, *self.generated_splits}))
 
 
+def problems_sha256(problems: Iterable[Problem]) -> str:
+    """Of everything in some problems, and their order."""
+    return sha256_of([repr(problem) for problem in problems])
+
+
 def text_field(row: Row, *names: str) -> str:
     """The first of `names` that the row has, as non-empty text. ValueError where there is none."""
     for name in names:
-        value = row.get(name)
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
-            return str(value).strip()
+        if (text := text_of(row.get(name))) is not None:
+            return text
     raise ValueError(f"no text in {' or '.join(repr(name) for name in names)}")
+
+
+def text_of(value: Any) -> str | None:
+    """A text or a finite number as text without white space around it; None for what is neither, or empty."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value).strip() or None
+
+
+def texts_field(row: Row, name: str) -> tuple[str, ...]:
+    """A list of texts. ValueError: no list, or something in it that is no text."""
+    values = row[name]
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(f"{name!r} is not a list")
+    texts = tuple(text for value in values if (text := text_of(value)) is not None)
+    if len(texts) < len(values):
+        raise ValueError(f"something in {name!r} is no text")
+    return texts
+
+
+def id_field(row: Row, default: str, *names: str) -> str:
+    """The first of `names` (`id` if there are none) that is not null; `default`, which has the row's number, without.
+
+    ValueError: an id that is no text and no number.
+    """
+    for name in names or ("id",):
+        if row.get(name) is not None:
+            return text_field(row, name)
+    return default
 
 
 def rest_of(row: Row, *used: str) -> dict[str, Any]:

@@ -6,8 +6,9 @@ No hub source: no commit of that repository could be pinned when this was writte
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from attention_rhythm.tasks.base import LETTERS, Problem, Row, Task, rest_of, text_field
+from attention_rhythm.tasks.base import LETTERS, Problem, Row, Task, id_field, rest_of, text_field
 
 
 def parse_crossthink(row: Row, index: int) -> Problem:
@@ -16,6 +17,8 @@ def parse_crossthink(row: Row, index: int) -> Problem:
     ValueError: a row whose answer is none of its choices.
     """
     choices = row["choices"]
+    if not isinstance(choices, Mapping):
+        raise ValueError("'choices' is not an object of letters and texts")
     letters = "".join(sorted(choices))
     if not letters or letters != LETTERS[: len(letters)]:
         raise ValueError(f"'choices' has the letters {letters!r}, not A, B, ...")
@@ -23,11 +26,11 @@ def parse_crossthink(row: Row, index: int) -> Problem:
     if answer not in choices:
         raise ValueError(f"'answer' {answer!r} is not a letter of 'choices'")
     return Problem(
-        id=str(row.get("id", f"crossthink-{index}")),
+        id=id_field(row, f"crossthink-{index}"),
         question=without_options(text_field(row, "question")),
         answer=answer,
         task="crossthink_qa",
-        choices=tuple(str(choices[letter]).strip() for letter in letters),
+        choices=tuple(text_field(choices, letter) for letter in letters),
         metadata=rest_of(row, "id", "question", "choices", "answer"),
     )
 

@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from attention_rhythm.tasks.base import Generated, HubFile, Problem, Row, Task, rest_of, text_field
+from attention_rhythm.tasks.base import (
+    Generated,
+    HubFile,
+    Problem,
+    Row,
+    Task,
+    id_field,
+    rest_of,
+    text_field,
+    texts_field,
+)
 
 # DAPO-Math-17k on the hub wraps each question in its own instruction and repeats every row a hundred times.
 DAPO_PREFIX_END = "answer to the problem.\n\n"
@@ -22,11 +32,11 @@ SYMBOLIC_SEED = {"test": 0, "train": 1_000_000}
 
 def parse_math(row: Row, index: int, *, task: str) -> Problem:
     """A row of any mathematics file. ValueError where it has no question or no answer."""
-    answer_field = row.get("answer", row.get("final_answer"))
-    if isinstance(answer_field, Sequence) and not isinstance(answer_field, str):
-        answer = ", ".join(str(part) for part in answer_field).strip()
+    column = "answer" if row.get("answer") is not None else "final_answer"
+    if isinstance(row.get(column), Sequence) and not isinstance(row[column], str):
+        answer = ", ".join(texts_field(row, column))
         if not answer:
-            raise ValueError("no text in 'answer' or 'final_answer'")
+            raise ValueError(f"no text in {column!r}")
     else:
         answer = text_field(row, "answer", "final_answer")
     metadata = rest_of(row, "id", "unique_id", "question", "problem", "prompt", "answer", "final_answer")
@@ -34,7 +44,7 @@ def parse_math(row: Row, index: int, *, task: str) -> Problem:
         metadata["solution"] = answer
         answer = answer.rsplit("####", 1)[1].strip().replace(",", "")
     return Problem(
-        id=str(row.get("id", row.get("unique_id", f"{task}-{index}"))),
+        id=id_field(row, f"{task}-{index}", "id", "unique_id"),
         question=text_field(row, "question", "problem", "prompt"),
         answer=answer,
         task=task,

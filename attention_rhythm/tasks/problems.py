@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import os
 import random
 import urllib.error
@@ -20,10 +21,11 @@ from typing import Any
 
 from huggingface_hub import constants, errors, hf_hub_download
 
-from attention_rhythm.tasks.base import DataError, HubFile, NoSource, Problem, Row, Task
+from attention_rhythm.errors import unknown
+from attention_rhythm.tasks.base import DataError, HubFile, NoSource, NoSuchTask, Problem, Row, Task
 from attention_rhythm.tasks.registry import TASKS
 
-__all__ = ["DataError", "NoSource", "Problem", "load_problems"]
+__all__ = ["DataError", "NoSource", "NoSuchTask", "Problem", "load_problems"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,19 +50,19 @@ def load_problems(
 
     source: any | benchmark (no generator stands in) | generated (by the generator alone).
 
-    ValueError: unknown task, split or source, limit < 1. DataError: a file or row that cannot be read (names file and
+    NoSuchTask: unknown task, split or source, limit < 1. DataError: a file or row that cannot be read (names file and
     line). NoSource: no source at all.
     """
     if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; known: {', '.join(sorted(TASKS))}")
+        raise NoSuchTask(unknown("task", task, TASKS))
     spec = TASKS[task]
     if split not in spec.splits:
-        raise ValueError(f"{task} has no split {split!r}; it has: {', '.join(spec.splits)}")
+        raise NoSuchTask(f"{task} has no split {split!r}; it has: {', '.join(spec.splits)}")
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit}")
+        raise NoSuchTask(f"limit must be at least 1, not {limit}")
 
     if source not in SOURCES:
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, not {source!r}")
+        raise NoSuchTask(f"source must be one of {', '.join(SOURCES)}, not {source!r}")
 
     if source == "generated":
         return _generated(spec, split, limit, seed)
@@ -125,7 +127,9 @@ def _parse(spec: Task, rows: Iterable[tuple[str, Row]], source: dict[str, str]) 
     for index, (place, row) in enumerate(rows):
         try:
             problem = spec.parse(row, index)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise DataError(f"{place}: no {error} in it") from error
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{place}: {error}") from error
         if problem.id in seen:
             raise DataError(f"{place}: id {problem.id!r} comes twice")
@@ -137,18 +141,34 @@ def _parse(spec: Task, rows: Iterable[tuple[str, Row]], source: dict[str, str]) 
 
 
 def _jsonl_rows(path: Path) -> Iterable[tuple[str, Row]]:
-    """(place, row) for every line that is not blank; bytes that are not UTF-8 or JSON are a DataError."""
+    """(place, row) for every line that is not blank, a byte order mark left out.
+
+    DataError: bytes that are not UTF-8 or not JSON, among them NaN and infinities (which Python's reader takes), and
+    half a surrogate pair, which no tokenizer takes.
+    """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if not text.strip():
+                    continue
+                row = json.loads(text, parse_constant=_finite, parse_float=_finite)
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                half = ascii(error.object[error.start])
+                raise DataError(f"{path}:{number}: {half} is half a surrogate pair, not a character") from error
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number}: {error}") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path}:{number}: a JSON object expected, not {type(row).__name__}")
             yield f"{path}:{number}", row
+
+
+def _finite(text: str) -> float:
+    """A JSON number, or one of the words for none that Python reads. ValueError: not finite."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number of JSON's")
+    return number
 
 
 def _hub_rows(spec: Task, split: str, path: Path) -> Iterable[tuple[str, Row]]:

@@ -47,17 +47,31 @@ def messages(problem: Problem) -> list[dict[str, str]]:
 def build_prompt(problem: Problem, tokenizer: Any) -> str:
     """The prompt as text. tokenizer: a Hugging Face tokenizer; its chat template, if it has one, is used.
 
-    A chat template that refuses a system role raises jinja2.TemplateError: nothing is moved about silently.
+    ReproError: a chat template that refuses the chat, as some refuse a system line: nothing is moved about silently.
     """
     if tokenizer.chat_template:
-        return tokenizer.apply_chat_template(messages(problem), tokenize=False, add_generation_prompt=True)
+        from jinja2 import TemplateError  # transformers needs it for chats, and for nothing else
+
+        try:
+            return tokenizer.apply_chat_template(messages(problem), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ReproError(
+                f"the tokenizer's chat template refuses a system line and a question ({error}); give the model's folder"
+                " a chat_template.jinja that takes them"
+            ) from error
     return f"{instruction(problem)}\n\n{user_text(problem)}\n{BASE_CUE}"
 
 
 def build_prompt_ids(problem: Problem, tokenizer: Any) -> list[int]:
-    """The prompt as token ids. A chat template writes its own special tokens; plain text gets the tokenizer's."""
+    """The prompt as token ids. A chat template writes its own special tokens; plain text gets the tokenizer's.
+
+    ReproError: no tokens at all, as from a tokenizer whose files are missing.
+    """
     prompt = build_prompt(problem, tokenizer)
-    return list(tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+    ids = list(tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+    if not ids:
+        raise ReproError("the tokenizer makes no tokens of a prompt: its files are missing from the model's folder")
+    return ids
 
 
 def prompts_that_fit(

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from attention_rhythm.tasks.base import Generated, HubFile, Problem, Row, Task, rest_of, text_field
+from attention_rhythm.tasks.base import (
+    Generated,
+    HubFile,
+    Problem,
+    Row,
+    Task,
+    id_field,
+    rest_of,
+    text_field,
+    texts_field,
+)
 
 # reasoning-gym puzzles (4 houses, 4 characteristics, who lives in house 1): as many as ZebraLogic has grids. Each takes
 # about 0.1 s to make, so only those that are asked for are made. The splits' seeds cannot meet.
@@ -18,12 +28,12 @@ def parse_zebra(row: Row, index: int) -> Problem:
     question = text_field(row, "question")
     if row.get("puzzle"):
         question = f"{text_field(row, 'puzzle')}\n{question}"
-    choices = tuple(str(choice) for choice in row.get("choices") or ()) or None
+    choices = texts_field(row, "choices") if row.get("choices") else None
     answer = text_field(row, "answer")
     if choices and answer not in choices:
         raise ValueError(f"'answer' {answer!r} is none of 'choices'")
     return Problem(
-        id=str(row.get("id", f"zebra-{index}")),
+        id=id_field(row, f"zebra-{index}"),
         question=question,
         answer=answer,
         task="zebra",

@@ -37,7 +37,11 @@ from attention_rhythm.tasks.problems import load_problems
         ("<answer>19 + 36 + 55</answer>", 0.1),  # a number left out
         ("<answer>103</answer>", 0.1),
         ("<answer>19 + 36 + 55 - 7 + 7 - 7</answer>", 0.1),  # a number twice
-        ("<answer>19 + 36 + 55 - 7 = 103</answer>", 0.1),  # an equation is no expression
+        ("<answer>19 + 36 + 55 - 7 = 103</answer>", 1.0),  # the target behind it changes nothing
+        ("<answer>19 + 36 + 55 - 7 = 104</answer>", 0.1),
+        ("<answer>103 = 19 + 36 + 55 - 7</answer>", 0.1),
+        ("<answer>19 + 36 + 55 – 7</answer>", 1.0),  # the minus of print
+        (r"<answer>(19 \times 36 + 55 \div 7) = 103</answer>", 0.1),
         ("<answer></answer>", 0.1),
     ],
 )
@@ -61,12 +65,18 @@ def test_division_by_zero_is_a_wrong_answer():
         ("7 / 2", Fraction(7, 2)),
         ("-3 + 8", 5),
         ("8 - -3", 11),
+        ("+3 + 8", 11),
+        ("8 - (+3)", 5),
         ("2-3-4", -5),
         ("12/6/2", 1),
     ],
 )
 def test_values(expression, value):
     assert evaluate(expression)[1] == value
+
+
+def test_a_unary_plus_is_paid_as_by_tinyzero():
+    assert countdown_reward("<answer>+19 + 36 + 55 - 7</answer>", [19, 36, 55, 7], 103) == 1.0
 
 
 def test_a_unary_minus_leaves_the_number_what_it_is():
@@ -87,7 +97,6 @@ def test_a_unary_minus_leaves_the_number_what_it_is():
         "1_0",
         "0x10",
         "007",
-        "+3",
         "3(4)",
         "1, 2",
         "x",

@@ -17,7 +17,7 @@ from attention_rhythm.credit import CreditConfig
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_jsonl
 from tests.support.models import build_trained
-from tests.support.training import CONFIG, Killed, run, without_seconds
+from tests.support.training import CONFIG, PROBLEMS, Killed, run, without_seconds
 from training import checkpoint
 from training.checkpoint import CheckpointError
 
@@ -41,7 +41,7 @@ def test_three_steps_and_three_more_are_six(new_model, letters, tmp_path, straig
     run(new_model(), letters, tmp_path, replace(CONFIG, steps=3))
     torch.manual_seed(99)  # a new process has other random states
     random.seed(99)
-    resumed = new_model(seed=1)  # and weights that are yet to be read
+    resumed = new_model()
     assert without_seconds(run(resumed, letters, tmp_path, resume=True)) == records
     assert same_weights(resumed, model)
 
@@ -105,6 +105,22 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_used(new_model
     for path in checkpoint.steps(tmp_path / "checkpoints"):
         damage(path / "state.pt")
     with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        run(new_model(), letters, tmp_path, resume=True)
+
+
+def test_a_run_with_another_model_does_not_go_on(new_model, letters, tmp_path):
+    run(new_model(), letters, tmp_path, replace(CONFIG, steps=3))
+    with pytest.raises(ReproError, match="its checkpoint is of a run with another model; choose another folder"):
+        run(new_model(seed=1), letters, tmp_path, resume=True)
+    with pytest.raises(ReproError, match="another model and other seed"):
+        run(new_model(seed=1), letters, tmp_path, replace(CONFIG, seed=1), resume=True)
+
+
+def test_a_run_with_other_problems_of_the_same_number_does_not_go_on(new_model, letters, tmp_path, monkeypatch):
+    run(new_model(), letters, tmp_path, replace(CONFIG, steps=3))
+    others = [replace(problem, answer="other") for problem in PROBLEMS]
+    monkeypatch.setattr("tests.support.training.PROBLEMS", others)
+    with pytest.raises(ReproError, match="its checkpoint is of a run with other problems"):
         run(new_model(), letters, tmp_path, resume=True)
 
 

@@ -240,7 +240,7 @@ def test_any_model_trains_on_any_task(tiny_model_folder, tmp_path, capsys):
     ("change", "status", "message"),
     [
         (["--credit.quantile", "2"], 2, "quantile"),
-        (["--task", "sudoku"], 1, "unknown task"),
+        (["--task", "sudoku"], 2, "unknown task"),
         (["--model", "x"], 2, "neither"),
     ],
 )

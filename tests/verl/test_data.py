@@ -52,5 +52,5 @@ def test_a_problem_with_choices_and_a_context_survives(tmp_path):
 
 
 def test_a_task_that_is_not_there_ends_in_one_line(tmp_path, capsys):
-    assert main(["--task", "chess", "--out", str(tmp_path)]) == 1
+    assert main(["--task", "chess", "--out", str(tmp_path)]) == 2
     assert "unknown task 'chess'" in capsys.readouterr().err

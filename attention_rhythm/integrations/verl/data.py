@@ -18,9 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from attention_rhythm.errors import ReproError
+from attention_rhythm.commands import run_command
 from attention_rhythm.files import atomic_path
-from attention_rhythm.tasks.problems import DataError, Problem, load_problems
+from attention_rhythm.tasks.problems import Problem, load_problems
 from attention_rhythm.tasks.prompts import messages
 from attention_rhythm.tasks.puzzles import load_puzzles
 
@@ -55,7 +55,7 @@ def write(task: str, folder: Path, limit: int | None = None) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 done, 1 failed."""
+    """Exit status 0 done, 1 failed, 2 wrong usage."""
     parser = argparse.ArgumentParser(
         prog="python -m attention_rhythm.integrations.verl.data", description=__doc__.split("\n")[0]
     )
@@ -63,13 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     parser.add_argument("--limit", type=int, metavar="N", help="problems of each split")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
+        """Write both files, and say so."""
         counts = write(options.task, options.out, options.limit)
-    except (ReproError, DataError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("; ".join(f"{options.out}/{split}.parquet: {count} problems" for split, count in counts.items()))
-    return 0
+        print("; ".join(f"{options.out}/{split}.parquet: {count} problems" for split, count in counts.items()))
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

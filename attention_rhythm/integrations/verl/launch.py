@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attention_rhythm.commands import run_command
 from attention_rhythm.integrations.verl.data import write
 from attention_rhythm.integrations.verl.plan import BEYOND, SHIPPED, plan_of, table
 from attention_rhythm.integrations.verl.settings import RhythmConfig, RhythmConfigError, check
@@ -95,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.all and not options.dry_run:
         parser.error("--all goes with --dry-run")
+    return run_command(lambda: start(options))
+
+
+def start(options: argparse.Namespace) -> int:
+    """Check, print the plan, and become verl's main_ppo; the exit status where it does not come to that."""
     os.environ.update(environment(options.overrides))
     try:
         import verl  # noqa: F401
