@@ -16,7 +16,6 @@ from transformers import (
 
 from attention_rhythm.generation.base import GenerationError, SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator, continue_rows, draw, uniform_draws
-from attention_rhythm.signals.plain_attention import UnsupportedAttention
 
 SIZES = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, max_position_embeddings=256)
 MODELS = {
@@ -40,11 +39,24 @@ class Letters:
 
 def make(name, seed=0):
     torch.manual_seed(seed)
-    model = MODELS[name]().eval()
-    with torch.no_grad():  # random weights give near-uniform logits: sharpen them, so that arg max is no coin toss
+    return sharpened(MODELS[name]().eval())
+
+
+def sharpened(model):
+    """Random weights give near-uniform logits: with sharper ones, arg max is no coin toss."""
+    with torch.no_grad():
         model.lm_head.weight.mul_(20)
     model.generation_config.eos_token_id = Letters.eos_token_id
     return model
+
+
+def greedy(model, prompt, tokens):
+    """What transformers' own `generate` writes after the prompt."""
+    mask = torch.ones(1, len(prompt), dtype=torch.long)
+    whole = model.generate(
+        torch.tensor([prompt]), attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=0
+    )
+    return whole[0, len(prompt) :].tolist()
 
 
 def prompts(rng, count=5):
@@ -56,10 +68,7 @@ def test_greedy_completions_equal_those_of_transformers(name):
     model, batch = make(name), prompts(np.random.default_rng(1))
     ours = HFGenerator(model, Letters()).generate(batch, SamplingConfig(max_new_tokens=80, temperature=0))
     for prompt, completion in zip(batch, ours, strict=True):
-        reference = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=80, do_sample=False, pad_token_id=0,
-        )[0, len(prompt) :].tolist()  # fmt: skip
+        reference = greedy(model, prompt, 80)
         assert completion.token_ids == reference
         assert completion.finish_reason == ("stop" if reference[-1] == 96 else "length")
 
@@ -113,11 +122,7 @@ def test_rows_that_branch_from_one_prefix_equal_their_own_full_decoding():
     )
     for row in range(5):
         start = [*sequences[group[row]][: visible[row]], first[row]]
-        reference = model.generate(
-            torch.tensor([start]), attention_mask=torch.ones(1, len(start), dtype=torch.long),
-            max_new_tokens=limits[row], do_sample=False, pad_token_id=0,
-        )[0, len(start) :].tolist()  # fmt: skip
-        assert tokens[row] == reference
+        assert tokens[row] == greedy(model, start, limits[row])
 
 
 def test_new_weights_are_taken_over():
@@ -143,8 +148,15 @@ def test_nan_in_the_logits_is_refused():
         HFGenerator(model, Letters()).generate([[1, 2]], SamplingConfig(max_new_tokens=2))
 
 
-def test_a_sliding_window_is_respected_or_refused():
-    config = MistralConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2, sliding_window=8)
-    model = MistralForCausalLM(config).eval()
-    with pytest.raises(UnsupportedAttention, match="sliding window of 8"):
-        HFGenerator(model, Letters()).generate([[1] * 20], SamplingConfig(max_new_tokens=2))
+def windowed(window=8):
+    torch.manual_seed(0)
+    config = MistralConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2, sliding_window=window)
+    return sharpened(MistralForCausalLM(config).eval())
+
+
+def test_a_sliding_window_is_respected():
+    """Once a row is longer than the window, the model's own cache decodes it: tokens as `generate`'s."""
+    model, batch = windowed(), prompts(np.random.default_rng(5))
+    ours = HFGenerator(model, Letters()).generate(batch, SamplingConfig(max_new_tokens=40, temperature=0))
+    for prompt, completion in zip(batch, ours, strict=True):
+        assert completion.token_ids == greedy(model, prompt, 40)
