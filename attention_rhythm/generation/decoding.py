@@ -2,20 +2,16 @@
 
 A *prefix* is a token sequence that the rows of a group share: the prompt of sixteen samples, or a whole response of
 which each row re-uses the first p tokens (`visible`) before it goes its own way, as the perturbation study of Sec. 4.3
-does. Rows that have finished leave the batch. There are two decoders:
+does. Rows that have finished leave the batch. Of two decoders, `choice` takes the first that is proven equal to full
+forward passes of the model:
 
 - `PrefixDecoder` computes and stores each prefix once. Per layer the queries of one group meet the group's keys in one
   matrix product; there is no padding on the left and no mask of size (T, T). It knows plain softmax attention only.
 - `CacheDecoder` goes through the model's own cache of transformers, whatever its layers are.
-
-`make_decoder` takes the first that is proven equal to full forward passes of this model (`proof`), and says why where
-there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -23,13 +19,12 @@ from torch.nn import functional as F
 from transformers import Cache, EncoderDecoderCache, PreTrainedModel, cache_utils
 
 from attention_rhythm.generation import proof
-from attention_rhythm.generation.base import BrokenLogits, GenerationError
-from attention_rhythm.models import context_length
+from attention_rhythm.generation.base import BrokenLogits
 from attention_rhythm.signals.plain_attention import UnsupportedAttention, replaced_attention
 
 _BLOCK = 64  # tokens
-# Layers of a cache that keep what a layer has computed, all of it or a window's. Others choose or compress tokens, which
-# begins to matter at some length: what a few tokens show proves nothing for them.
+# Layers of a cache that keep what a layer has computed, all of it or a window's. Others choose or compress tokens from
+# some length on: what a few tokens show proves nothing for them.
 _KNOWN_LAYERS = {
     cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer, cache_utils.LinearAttentionLayer,
     cache_utils.LinearAttentionAndFullAttentionLayer, cache_utils.LinearAttentionAndSlidingWindowAttentionLayer,
@@ -169,7 +164,7 @@ class PrefixDecoder:
 class CacheDecoder:
     """Decodes B rows through the model's own cache; arguments as of `PrefixDecoder`.
 
-    Rows of unequal length are padded on the left, which `make_decoder` allows where the model is proven to bear it.
+    Rows of unequal length are padded on the left: only for a model that is proven to bear it.
 
     Args:
         positions: hand the model its position ids, rather than let it count by itself.
@@ -215,7 +210,8 @@ class CacheDecoder:
         positions = torch.arange(longest, device=tokens.device) - (longest - lengths)  # (distinct, N)
         mask = None if int(lengths.min()) == longest else (positions >= 0).long()
         logits = self._forward(torch.tensor(filled, device=tokens.device), positions.clamp(min=0), mask)
-        owner = torch.tensor([distinct.index(row) for row in rows], device=tokens.device)
+        number = {row: n for n, row in enumerate(distinct)}
+        owner = torch.tensor([number[row] for row in rows], device=tokens.device)
         self.mask = None if mask is None else mask[owner]
         if len(distinct) < len(rows):
             self.cache.reorder_cache(owner)
@@ -264,113 +260,6 @@ class Lanes:
                 decoder.keep(mine)
                 kept.append((new, decoder))
         self.lanes = kept
-
-
-def make_decoder(
-    model: PreTrainedModel,
-    prefixes: Sequence[torch.Tensor],
-    group: Sequence[int],
-    visible: Sequence[int],
-    limits: Sequence[int],
-) -> Decoder:
-    """The decoder of B rows that is proven for this model; arguments as of `PrefixDecoder`.
-
-    Args:
-        limits: (B,) most tokens that each row will be continued by.
-
-    Raises:
-        GenerationError: a row that would pass the context. UnsupportedAttention: no decoder is equal to the model's
-            forward pass, or a row would pass the length at which its rotary frequencies change.
-    """
-    for seen, limit in zip(visible, limits, strict=True):
-        _check_context(context_length(model.config), seen + 1, limit)
-
-    def lanes(keys: Sequence[object], make) -> Decoder:
-        """One decoder for the rows of each key."""
-        rows_of = {key: [row for row, own in enumerate(keys) if own == key] for key in dict.fromkeys(keys)}
-        if len(rows_of) == 1:
-            return make(range(len(keys)))
-        return Lanes([(torch.tensor(rows, device=model.device), make(rows)) for rows in rows_of.values()])
-
-    def of(rows: Sequence[int]) -> Decoder:
-        """The decoder of rows whose frequencies are the same all along."""
-
-        def build(kind, some: Sequence[int]) -> Decoder:
-            used = sorted({group[row] for row in some})
-            return kind(
-                model, [prefixes[g] for g in used], torch.tensor([used.index(group[row]) for row in some]),
-                torch.tensor([visible[row] for row in some]),
-            )  # fmt: skip
-
-        reason = shared_prefix_refusal(model, max(visible[row] + 1 + limits[row] for row in rows))
-        if reason is None:
-            return build(PrefixDecoder, rows)
-        decoder, refusal = cache_decoder(model)
-        if decoder is None:
-            raise UnsupportedAttention(
-                f"{model.config.model_type} cannot be decoded: with shared prefixes, {reason}; through its own cache,"
-                f" {refusal}"
-            )
-        if proof.misfit(model, decoder, (11, 4)) is None:  # rows of unequal length in one batch
-            return build(decoder, rows)
-        by_length = [visible[row] for row in rows]
-        return lanes(by_length, lambda some: build(decoder, [rows[row] for row in some]))
-
-    return lanes([_frequencies(model, seen + 1, limit) for seen, limit in zip(visible, limits, strict=True)], of)
-
-
-# --------------------------------------------------------------------------------------------- the proof
-
-
-def shared_prefix_refusal(model: PreTrainedModel, reach: int) -> str | None:
-    """Why rows of up to `reach` tokens are not decoded with shared prefixes; None if they are."""
-    return proof.misfit(model, PrefixDecoder, (11, 4)) or proof.hidden_within(model, reach)
-
-
-# Some count positions by their first layer, which may have no cache; some count from another number than 0.
-_CACHE_DECODERS = (partial(CacheDecoder, positions=True), partial(CacheDecoder, positions=False))
-
-
-def cache_decoder(model: PreTrainedModel) -> tuple[partial[CacheDecoder] | None, str | None]:
-    """The decoder through the model's own cache, or why there is none."""
-    reasons = []
-    for decoder in _CACHE_DECODERS:
-        reason = proof.misfit(model, decoder, (11, 11))
-        if reason is None:
-            return decoder, None
-        reasons.append(reason)
-    return None, reasons[0]
-
-
-def _check_context(context: int | None, prompt: int, limit: int) -> None:
-    if context is None or prompt + limit <= context:
-        return
-    if prompt >= context:
-        raise GenerationError(f"a prompt of {prompt} tokens is longer than the context of {context}")
-    raise GenerationError(
-        f"a prompt of {prompt} tokens and {limit} new ones do not fit the context of {context}: lower max_new_tokens to"
-        f" {context - prompt}"
-    )
-
-
-def _frequencies(model: PreTrainedModel, prompt: int, limit: int) -> tuple[bool, ...]:
-    """Which rotary frequencies a row has all along: for each kind that depends on the length, whether it is past it.
-
-    UnsupportedAttention: they would change on the way.
-    """
-    past = []
-    for regime in sorted(proof.regimes(model), key=lambda regime: regime.original):
-        if prompt > regime.original and regime.kind == "longrope":
-            past.append(True)
-        elif prompt + limit <= regime.original:
-            past.append(False)
-        else:
-            raise UnsupportedAttention(
-                f"{model.config.model_type} has {regime.kind} positions, whose frequencies change at"
-                f" {regime.original} tokens: a prompt of {prompt} and {limit} more would pass it, and no token would"
-                f" have the probability of a full forward pass; lower max_new_tokens to {regime.original - prompt}"
-            )
-    return tuple(past)
 
 
 def _known(cache: object) -> Cache:

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attention_rhythm.generation.base import Completion, GenerationError, SamplingConfig
+from attention_rhythm.generation.choice import Rows, make_decoder
 from attention_rhythm.generation.conventions import ResponseText, repetition_penalty, stop_token_ids
-from attention_rhythm.generation.decoding import make_decoder
 from attention_rhythm.generation.proof import language_model
 
 # Finished rows leave once they are this share of the batch: leaving copies the caches of those that stay.
@@ -98,7 +98,8 @@ def continue_rows(
     penalty = repetition_penalty(model.generation_config)
     before = [[*prefixes[g][:v], token] for g, v, token in zip(group, visible, first, strict=True)]
     repetition = Repetition(before, penalty) if penalty != 1 else None
-    decoder = make_decoder(model, [torch.tensor(p, dtype=torch.long) for p in prefixes], group, visible, limits)
+    texts = [torch.tensor(p, dtype=torch.long) for p in prefixes]
+    decoder = make_decoder(model, Rows(texts, group, visible, limits))
     tokens: list[list[int]] = [[] for _ in first]
     logprobs: list[list[float]] = [[] for _ in first]
     rows = torch.arange(len(first), device=device)

@@ -29,9 +29,8 @@ from attention_rhythm.signals.plain_attention import UnsupportedAttention
 # What a decoder that does not fit a model may raise. NaN in the logits and too little memory are no such answers.
 _MISFITS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 # Largest difference of logits, as a share of their standard deviation over the vocabulary. Another structure is off by
-# a share near 1; half precision alone by hundredths.
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-_TOLERANCE_HALF = 0.3
+# a share near 1; rounding to float32 by less than 1e-4, to half precision or TensorFloat-32 by hundredths.
+_EXACT, _ROUNDED = 1e-3, 0.3
 
 
 def language_model(model: nn.Module) -> PreTrainedModel:
@@ -45,8 +44,8 @@ def language_model(model: nn.Module) -> PreTrainedModel:
         adapter: Any = model
         if adapter.active_peft_config.is_prompt_learning:
             raise GenerationError(
-                f"{adapter.active_peft_config.peft_type} puts virtual tokens before the prompt: only adapters inside the"
-                " layers (LoRA, IA3) can be decoded"
+                f"{adapter.active_peft_config.peft_type} puts virtual tokens before the prompt: only adapters inside"
+                " the layers (LoRA, IA3) can be decoded"
             )
         model = adapter.get_base_model()
     if not isinstance(model, PreTrainedModel):
@@ -104,14 +103,15 @@ def _difference(model: PreTrainedModel, decode: Decode, visible: Sequence[int]) 
         gap = (ours[row] - whole).square().mean(-1).sqrt() / whole.std(-1).clamp(min=1e-12)
         worst.append(gap.max())
     share = float(torch.stack(worst).max())
-    if share <= _TOLERANCE.get(model.dtype, _TOLERANCE_HALF):
+    exact = model.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    if share <= (_EXACT if exact or model.dtype == torch.float64 else _ROUNDED):
         return None
     return f"its logits would be off by {share:.1e} of their spread"
 
 
 def _some_tokens(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Tensor:
     """(count,) token ids from the middle of the vocabulary, where ordinary text is."""
-    size = model.get_input_embeddings().weight.shape[0]
+    size = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     return torch.randint(size // 8, size // 2, (count,), generator=torch.Generator().manual_seed(seed))
 
 
@@ -122,7 +122,7 @@ _rules: ContextVar[list[Any] | None] = ContextVar("rules", default=None)
 
 
 class _Rule:
-    """What a model gets in place of a mask: the condition under which a query sees a key. It cannot be computed with."""
+    """What a model gets in place of a mask: when a query sees a key. It cannot be computed with."""
 
     def __init__(self, sees: Callable[..., Any]):
         self.sees = sees
@@ -159,7 +159,8 @@ AttentionMaskInterface.register(_RECORDER, lambda mask_function, **_: _Rule(mask
 @contextmanager
 def _recording(model: PreTrainedModel) -> Iterator[list[Any]]:
     config = model.config.get_text_config(decoder=True)
-    before, found = config._attn_implementation, []
+    before = config._attn_implementation
+    found: list[Any] = []
     token = _rules.set(found)
     config._attn_implementation = _RECORDER
     try:
@@ -169,19 +170,22 @@ def _recording(model: PreTrainedModel) -> Iterator[list[Any]]:
         _rules.reset(token)
 
 
+_rules_of: WeakKeyDictionary[PreTrainedModel, list[Any]] = WeakKeyDictionary()
+
+
 @torch.inference_mode()
 def hidden_within(model: PreTrainedModel, reach: int) -> str | None:
-    """What some layer hides from the last of `reach` tokens; None if every layer sees all of them.
-
-    UnsupportedAttention: the model does not say.
-    """
-    with _recording(model) as found:
-        model(input_ids=_some_tokens(model, 2)[None].to(model.device), use_cache=False)
-    if not found:
-        raise UnsupportedAttention("its attention does not go through transformers' interface")
+    """What some layer hides from the last of `reach` tokens; None if every layer sees all of them."""
+    if model not in _rules_of:
+        with _recording(model) as found:
+            try:
+                model(input_ids=_some_tokens(model, 2)[None].to(model.device), use_cache=False)
+            except UnsupportedAttention as error:
+                return str(error)
+        _rules_of[model] = found
     keys = torch.arange(reach, device=model.device)
     first = keys.new_zeros(())
-    for sees, window in found:
+    for sees, window in _rules_of[model]:
         seen = torch.as_tensor(sees(first, first, keys[-1], keys)).expand(reach)
         count = min(int(seen.sum()), window or reach)
         if count < reach:
