@@ -4,10 +4,11 @@ Construction: a target and numbers are drawn uniformly, the numbers again until 
 once, with + - * / and whole, non-negative intermediate values. No two items share target and numbers (in any order).
 
 Reward (`countdown_reward`): 0 with no <answer> on the last line, 1.0 if its expression uses the numbers exactly once
-each and is worth the target, 0.1 otherwise. Signs are TinyZero's: `-(3 - 8)` and `+5` are allowed. Three deviations
-from TinyZero, which runs Python's eval on the text: its `**`, `//` and decimal points are no arithmetic of the puzzle
-and earn 0.1; so does an expression beyond the limits on length, depth and digits below; white space after the last line
-is not a line.
+each and is worth the target, 0.1 otherwise. Signs are TinyZero's: `-(3 - 8)` and `+5` are allowed. Deviations from
+TinyZero, which runs Python's eval on the text: `**`, `//` and decimal points are no arithmetic of the puzzle and earn
+0.1; so does an expression beyond the limits on length, depth and digits below; `= 98` behind the expression is allowed
+where 98 is the target, and so are the signs of print and LaTeX (× · ÷ − \\times \\cdot \\div), since both only write
+the same solution down; white space after the last line is not a line.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ MAX_DIGITS = 6
 # ast.parse ends in a SystemError (python/cpython#106905). A fork waits, so that no child is born with the lock taken.
 _PARSING = threading.Lock()
 os.register_at_fork(before=_PARSING.acquire, after_in_parent=_PARSING.release, after_in_child=_PARSING.release)
+SIGNS = {"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", r"\times": "*", r"\cdot": "*", r"\div": "/"}
 TAIL = 2_000  # characters of the last line that are searched for an answer
 TOLERANCE = Fraction(1, 100_000)
 
@@ -156,10 +158,19 @@ def countdown_reward(response: str, numbers: Sequence[int], target: int) -> floa
     if expression is None:
         return 0.0
     try:
-        used, value = evaluate(expression)
+        used, value = evaluate(_solution(expression, target))
     except (ValueError, ZeroDivisionError):
         return 0.1
     return 1.0 if sorted(used) == sorted(numbers) and abs(value - target) < TOLERANCE else 0.1
+
+
+def _solution(answer: str, target: int) -> str:
+    """The expression of an answer in the parser's signs, without "= target" behind it."""
+    if len(answer) > MAX_EXPRESSION:
+        raise ValueError(f"longer than {MAX_EXPRESSION} characters")
+    for sign, ours in SIGNS.items():
+        answer = answer.replace(sign, ours)
+    return re.sub(rf"\s*=\s*{target}$", "", answer)
 
 
 def evaluate(expression: str) -> tuple[list[int], Fraction]:
@@ -172,9 +183,8 @@ def evaluate(expression: str) -> tuple[list[int], Fraction]:
     """
     if len(expression) > MAX_EXPRESSION:
         raise ValueError(f"longer than {MAX_EXPRESSION} characters")
-    if not re.fullmatch(
-        r"[0-9+\-*/() \t]+", expression
-    ):  # ASCII only: Python would read other scripts' digits, and 1_0
+    # ASCII only: Python would read other scripts' digits, and 1_0
+    if not re.fullmatch(r"[0-9+\-*/() \t]+", expression):
         raise ValueError("a character that is no integer, + - * / or bracket")
     if re.search(rf"[0-9]{{{MAX_DIGITS + 1}}}", expression):
         raise ValueError(f"a number of more than {MAX_DIGITS} digits")

@@ -34,21 +34,18 @@ SECONDS = 1.0  # of processor time, so that a busy machine does not change a gra
 WALL_FACTOR = 1.6  # and so much more of wall time
 START_SECONDS = 60.0
 MEMORY_BYTES = 4 << 30
+RELATIVE = 2e-6  # of a number, by which another reading of it may differ
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """equal: the answers agree. extracted: what math-verify read in the response, None where it read nothing.
-
-    decided: False where the time or memory limit, or a crash, ended it; then equal is False.
-    """
+    """equal: the answers agree. decided: False where the time or memory limit, or a crash, ended it; then not equal."""
 
     equal: bool
-    extracted: str | None
     decided: bool
 
 
-UNDECIDED = Verdict(False, None, False)
+UNDECIDED = Verdict(False, False)
 
 
 class MathJudge:
@@ -59,20 +56,20 @@ class MathJudge:
         self._lock = threading.Lock()
         self._nursery: tuple[subprocess.Popen, Connection] | None = None
 
-    def judge(self, gold: str, response: str, *, text: bool = False) -> Verdict:
-        """Whether two answers agree: both LaTeX; with `text`, the response is prose and its last answer is looked for.
+    def judge(self, gold: str, answer: str) -> Verdict:
+        """Whether two answers in LaTeX agree.
 
         RuntimeError: the grading process does not start.
         """
         with self._lock:
             _, pipe = self._nursery or self._start()
             try:
-                pipe.send_bytes(json.dumps([gold, response, text]).encode())
+                pipe.send_bytes(json.dumps([gold, answer]).encode())
                 # The child's timer answers long before this; the margin is for a machine that does not schedule it.
                 if pipe.poll(self.seconds + START_SECONDS):
                     verdict = Verdict(*json.loads(pipe.recv_bytes()))
                     if not verdict.decided:
-                        logger.info("no verdict within %s s on %.80r", self.seconds, response)
+                        logger.info("no verdict within %s s on %.80r", self.seconds, answer)
                     return verdict
             except (EOFError, OSError):
                 pass  # the nursery is gone
@@ -152,7 +149,7 @@ def _nursery(pipe: Connection, seconds: float) -> None:
             child.close()
             os.waitpid(pid, 0)
             child = None
-            reply = json.dumps([False, None, False]).encode()
+            reply = json.dumps([False, False]).encode()
         pipe.send_bytes(reply)
 
 
@@ -191,12 +188,28 @@ def _child(pipe: Connection, seconds: float) -> None:
         pipe.send_bytes(json.dumps(reply).encode())
 
 
-def _compare(gold: str, response: str, text: bool) -> tuple[bool, str | None, bool]:
+def _compare(gold: str, answer: str) -> tuple[bool, bool]:
     import math_verify
 
-    target = math_verify.parse(response, parsing_timeout=None) if text else _parse_latex(response)
-    extracted = next((part for part in reversed(target) if isinstance(part, str)), None)
-    return math_verify.verify(_parse_latex(gold), target, timeout_seconds=None), extracted, True
+    expected, found = _parse_latex(gold), _parse_latex(answer)
+    equal = math_verify.verify(expected, found, timeout_seconds=None)
+    return equal and _as_close(expected, found), True
+
+
+def _as_close(expected: list, found: list) -> bool:
+    """math-verify compares numbers after rounding to six decimals, whatever their size: so 1e-7 is 2e-7 to it.
+
+    The guard asks the same of their ratio: two numbers are one where they differ by less than RELATIVE of themselves.
+    """
+    import sympy
+
+    if not expected or not found:
+        return True
+    a, b = expected[0], found[0]
+    if not all(isinstance(x, sympy.Expr) and x.is_number and x.is_finite for x in (a, b)):
+        return True
+    a, b = sympy.N(a, 20), sympy.N(b, 20)
+    return bool(abs(a - b) <= RELATIVE * max(abs(a), abs(b)))
 
 
 @functools.lru_cache(maxsize=4096)

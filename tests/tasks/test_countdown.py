@@ -37,7 +37,11 @@ from attention_rhythm.tasks.problems import load_problems
         ("<answer>19 + 36 + 55</answer>", 0.1),  # a number left out
         ("<answer>103</answer>", 0.1),
         ("<answer>19 + 36 + 55 - 7 + 7 - 7</answer>", 0.1),  # a number twice
-        ("<answer>19 + 36 + 55 - 7 = 103</answer>", 0.1),  # an equation is no expression
+        ("<answer>19 + 36 + 55 - 7 = 103</answer>", 1.0),  # the target behind it changes nothing
+        ("<answer>19 + 36 + 55 - 7 = 104</answer>", 0.1),
+        ("<answer>103 = 19 + 36 + 55 - 7</answer>", 0.1),
+        ("<answer>19 + 36 + 55 – 7</answer>", 1.0),  # the minus of print
+        (r"<answer>(19 \times 36 + 55 \div 7) = 103</answer>", 0.1),
         ("<answer></answer>", 0.1),
     ],
 )

@@ -15,7 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention_rhythm.tasks.grading import Grade, grade, last_boxed, plain_latex, stated_answer
+from attention_rhythm.tasks.answers import last_boxed
+from attention_rhythm.tasks.choices import stated_answer
+from attention_rhythm.tasks.grading import Grade, grade
+from attention_rhythm.tasks.latex import plain_latex
 from attention_rhythm.tasks.math_judge import MathJudge
 from attention_rhythm.tasks.problems import Problem, load_problems
 
@@ -329,7 +332,7 @@ import os, signal, threading
 from attention_rhythm.tasks.grading import grade, shared_judge
 from attention_rhythm.tasks.base import Problem
 problem = Problem("m", "?", "42", "math500")
-print(grade(problem, r"\boxed{42}").correct, shared_judge()._nursery[0].pid, flush=True)
+print(grade(problem, r"\boxed{\sqrt{1764}}").correct, shared_judge()._nursery[0].pid, flush=True)
 """
 
 
