@@ -26,8 +26,8 @@ _BLOCK = 64  # tokens
 # Layers of a cache that keep what a layer has computed, all of it or a window's. Others choose or compress tokens from
 # some length on: what a few tokens show proves nothing for them.
 _KNOWN_LAYERS = {
-    cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer, cache_utils.LinearAttentionLayer,
-    cache_utils.LinearAttentionAndFullAttentionLayer, cache_utils.LinearAttentionAndSlidingWindowAttentionLayer,
+    "DynamicLayer", "DynamicSlidingWindowLayer", "LinearAttentionLayer", "LinearAttentionAndFullAttentionLayer",
+    "LinearAttentionAndSlidingWindowAttentionLayer",
 }  # fmt: skip
 
 
