@@ -268,10 +268,9 @@ def _known(cache: object) -> Cache:
         raise UnsupportedAttention("it keeps its state in another form than transformers' Cache")
     parts = (cache.self_attention_cache,) if isinstance(cache, EncoderDecoderCache) else (cache,)
     for layer in (layer for part in parts for layer in part.layers):
-        if type(layer) not in _KNOWN_LAYERS:
-            raise UnsupportedAttention(
-                f"its cache has layers of a kind that is not known here ({type(layer).__name__})"
-            )
+        kind = type(layer)
+        if kind.__module__ != cache_utils.__name__ or kind.__name__ not in _KNOWN_LAYERS:
+            raise UnsupportedAttention(f"its cache has layers of a kind not known here ({kind.__name__})")
     return cache
 
 

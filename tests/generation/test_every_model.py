@@ -1,4 +1,4 @@
-"""Every type of causal LM generates what one full forward pass predicts, alone and in a batch, or is refused by name."""
+"""Every type of causal LM generates what one forward pass predicts, alone and in a batch, or is refused by name."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ REFUSED = {
     "mbart", "mvp", "openai-gpt", "pegasus", "plbart", "recurrent_gemma", "recurrent_gemma/window-256", "rwkv",
     "whisper", "xlm", "xlnet", "xlstm",
 }  # fmt: skip
-# transformers' `generate` is not equal to its own forward pass: it counts positions from 0, the pass from another number.
+# transformers' `generate` is not equal to its own forward pass: it counts positions from another number.
 GENERATE_IS_OFF: set[str] = set()
 FEW = ["llama", "mistral", "gemma3_text", "bamba", "mamba", "diffllama", "gpt2", "roberta", "deepseek_v4", "rwkv"]
 

@@ -16,7 +16,9 @@ from attention_rhythm.integrations.verl.data import rows
 from attention_rhythm.integrations.verl.launch import compose
 from attention_rhythm.tasks.base import Problem
 
-PUZZLE = Problem("one", "19, 36, 55, 7 -> 103", "103", "countdown", metadata={"numbers": [19, 36, 55, 7], "target": 103})
+PUZZLE = Problem(
+    "one", "19, 36, 55, 7 -> 103", "103", "countdown", metadata={"numbers": [19, 36, 55, 7], "target": 103}
+)
 
 
 def test_a_right_answer_in_special_tags_is_worth_one(policy_tokenizer):
@@ -28,7 +30,9 @@ def test_a_right_answer_in_special_tags_is_worth_one(policy_tokenizer):
     row = rows([PUZZLE], "train")[0]
     data = DataProto.from_dict(
         {"responses": response, "attention_mask": torch.ones_like(response)},
-        non_tensors={name: np.array([row[name]], dtype=object) for name in ("data_source", "reward_model", "extra_info")},
+        non_tensors={
+            name: np.array([row[name]], dtype=object) for name in ("data_source", "reward_model", "extra_info")
+        },
     )
 
     async def score():
