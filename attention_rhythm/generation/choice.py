@@ -72,6 +72,8 @@ def shared_prefix_refusal(model: PreTrainedModel, reach: int) -> str | None:
 
 def cache_decoder(model: PreTrainedModel) -> tuple[partial[CacheDecoder] | None, str | None]:
     """The decoder through the model's own cache, or why there is none."""
+    if proof.chooses_tokens(model):
+        return None, "its layers make masks of their own, so that a few tokens prove nothing for many"
     reasons = []
     for decoder in _CACHES:
         reason = proof.misfit(model, decoder, _EQUAL)

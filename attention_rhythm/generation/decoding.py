@@ -102,7 +102,7 @@ class PrefixDecoder:
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """See `Decoder.step`."""
+        """See `Decoder.step`: tokens (B,) -> logits (B, V)."""
         positions = (self.visible + self.length)[:, None]
         with replaced_attention(self.model, self._attend):
             out = self.model(input_ids=tokens[:, None], position_ids=positions, use_cache=False)
@@ -149,7 +149,7 @@ class PrefixDecoder:
         return store[layer][:, :, : self.length + 1]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """See `Decoder.keep`; prefixes that no row needs any more are dropped."""
+        """See `Decoder.keep`: (rows,) indices. Prefixes that no row needs any more are dropped."""
         for store in (self.keys, self.values):
             for layer, kept in store.items():
                 store[layer] = kept[rows]
@@ -189,7 +189,7 @@ class CacheDecoder:
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """See `Decoder.step`."""
+        """See `Decoder.step`: tokens (B,) -> logits (B, V)."""
         if self.cache is None:
             logits = self._prefill(tokens)
         else:
@@ -231,7 +231,7 @@ class CacheDecoder:
         return out.logits[:, -1]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """See `Decoder.keep`."""
+        """See `Decoder.keep`: (rows,) indices."""
         self.visible = self.visible[rows]
         self.contexts = [self.contexts[row] for row in rows.tolist()]
         self.mask = None if self.mask is None else self.mask[rows]
@@ -246,13 +246,13 @@ class Lanes:
         self.lanes = lanes  # (rows, decoder): indices of its rows
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """See `Decoder.step`."""
+        """See `Decoder.step`: tokens (B,) -> logits (B, V)."""
         parts = [decoder.step(tokens[rows]) for rows, decoder in self.lanes]
         order = torch.cat([rows for rows, _ in self.lanes]).argsort()
         return torch.cat(parts)[order]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """See `Decoder.keep`."""
+        """See `Decoder.keep`: (rows,) indices."""
         kept = []
         for own, decoder in self.lanes:
             mine, new = (own[:, None] == rows).nonzero(as_tuple=True)  # old place in the lane, new place in the batch

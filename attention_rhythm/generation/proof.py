@@ -26,7 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from attention_rhythm.generation.base import GenerationError
 from attention_rhythm.signals.plain_attention import UnsupportedAttention
 
-# What a decoder that does not fit a model may raise. NaN in the logits and too little memory are no such answers.
+# What a decoder that does not fit a model may raise, or the model itself.
 _MISFITS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 # Largest difference of logits, as a share of their standard deviation over the vocabulary. Another structure is off by
 # a share near 1; rounding to float32 by less than 1e-4, to half precision or TensorFloat-32 by hundredths.
@@ -82,11 +82,16 @@ def misfit(model: PreTrainedModel, decode: Decode, visible: Sequence[int]) -> st
         try:
             answers[key] = _difference(model, decode, visible)
         except _MISFITS as error:
-            if isinstance(error, GenerationError | torch.OutOfMemoryError):
-                raise
-            said = (str(error).strip().splitlines() or [""])[0]
-            answers[key] = said if isinstance(error, UnsupportedAttention) else f"{type(error).__name__}: {said}"
+            answers[key] = _said(error)
     return answers[key]
+
+
+def _said(error: Exception) -> str:
+    """A decoder's or a model's refusal in one line. What is none, NaN or too little memory, is raised again."""
+    if isinstance(error, GenerationError | torch.OutOfMemoryError):
+        raise error
+    line = (str(error).strip().splitlines() or [""])[0]
+    return line if isinstance(error, UnsupportedAttention) else f"{type(error).__name__}: {line}"
 
 
 @torch.inference_mode()
@@ -122,7 +127,10 @@ _rules: ContextVar[list[Any] | None] = ContextVar("rules", default=None)
 
 
 class _Rule:
-    """What a model gets in place of a mask: when a query sees a key. It cannot be computed with."""
+    """What a model gets in place of a mask: when a query sees a key.
+
+    UnsupportedAttention: the model computes with it.
+    """
 
     def __init__(self, sees: Callable[..., Any]):
         self.sees = sees
@@ -140,15 +148,18 @@ class _Rule:
 
 
 def _record(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **settings: Any
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **settings: Any
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in the place of an attention: notes its rule and its window, and attends to nothing."""
+    """What transformers calls in the place of an attention: notes its rule and its window, and attends to nothing.
+
+    UnsupportedAttention: it comes with another mask. RuntimeError: outside `_recording`.
+    """
     rules = _rules.get()
     if rules is None:
-        raise RuntimeError("rules are only recorded inside `_attention_rules`")
-    if not isinstance(mask, _Rule):
+        raise RuntimeError("rules are only recorded inside `_recording`")
+    if not isinstance(attention_mask, _Rule):
         raise UnsupportedAttention(f"{type(module).__name__} has an attention mask of its own")
-    rules.append((mask.sees, settings.get("sliding_window")))
+    rules.append((attention_mask.sees, settings.get("sliding_window")))
     return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
 
 
@@ -170,27 +181,40 @@ def _recording(model: PreTrainedModel) -> Iterator[list[Any]]:
         _rules.reset(token)
 
 
-_rules_of: WeakKeyDictionary[PreTrainedModel, list[Any]] = WeakKeyDictionary()
+_rules_of: WeakKeyDictionary[PreTrainedModel, list[Any] | str] = WeakKeyDictionary()
 
 
 @torch.inference_mode()
-def hidden_within(model: PreTrainedModel, reach: int) -> str | None:
-    """What some layer hides from the last of `reach` tokens; None if every layer sees all of them."""
+def _attention_rules(model: PreTrainedModel) -> list[Any] | str:
+    """(rule, window) of each layer of attention, or why they are not known. Asked once for each model."""
     if model not in _rules_of:
         with _recording(model) as found:
             try:
                 model(input_ids=_some_tokens(model, 2)[None].to(model.device), use_cache=False)
-            except UnsupportedAttention as error:
-                return str(error)
-        _rules_of[model] = found
+                _rules_of[model] = found
+            except _MISFITS as error:
+                _rules_of[model] = _said(error)
+    return _rules_of[model]
+
+
+def hidden_within(model: PreTrainedModel, reach: int) -> str | None:
+    """What some layer hides from the last of `reach` tokens, or why that is not known; None if every layer sees all."""
+    rules = _attention_rules(model)
+    if isinstance(rules, str):
+        return rules
     keys = torch.arange(reach, device=model.device)
     first = keys.new_zeros(())
-    for sees, window in _rules_of[model]:
+    for sees, window in rules:
         seen = torch.as_tensor(sees(first, first, keys[-1], keys)).expand(reach)
         count = min(int(seen.sum()), window or reach)
         if count < reach:
             return f"a layer sees {count} of {reach} tokens (a window)"
     return None
+
+
+def chooses_tokens(model: PreTrainedModel) -> bool:
+    """Whether layers make masks of their own, by which they may choose tokens from some length on."""
+    return bool(model._supports_attention_backend) and isinstance(_attention_rules(model), str)
 
 
 # -------------------------------------------------------------------------------------------- positions
