@@ -30,4 +30,3 @@ def test_the_same_value_in_another_form(gold, answer):
 )
 def test_small_and_large_numbers_differ_by_their_ratio(gold, answer):
     assert not shared_judge().judge(gold, answer).equal
-
