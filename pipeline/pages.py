@@ -4,7 +4,8 @@
 
 What stands between `<!-- NAME -->` and `<!-- end -->` is what NAME says: a table, results/PROFILE/tables/TABLE.md;
 `headline`, ten claims of the summaries; `in-training`, what training runs recorded; `stages`, the measured minutes of
-each stage; `costs`, the claims of the benchmarks; `tree` and `imports`, the modules and who imports whom.
+each stage; `costs`, the claims of the benchmarks; `graders`, this project's and others side by side; `solutions`, what
+the grader says of the sources' own; `tree` and `imports`, the modules and who imports whom.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from pipeline.manifest import ROOMS
 from pipeline.stages import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "RESULTS.md", "docs/method.md", "docs/costs.md", "docs/architecture.md")
+PAGES = ("README.md", "RESULTS.md", "docs/method.md", "docs/costs.md", "docs/architecture.md", "docs/grading.md")
 BLOCK = re.compile(
-    r"<!-- (results/\S+\.md|headline|in-training|stages|costs|tree|imports) -->\n.*?<!-- end -->", re.DOTALL
+    r"<!-- (results/\S+\.md|headline|in-training|stages|costs|graders|solutions|tree|imports) -->\n.*?<!-- end -->",
+    re.DOTALL,
 )
 QWEN, CPU = "qwen2.5-coder-0.5b", "cpu"
 SECTION_4 = (  # profile, claim of its summary
@@ -66,7 +68,17 @@ COSTS = {
     "credit_of_step": "time of credit and signals / of a step of the embedded experiment",
     "ours_of_trl": "tokens per second of a step of the loop / of TRL's GRPOTrainer",
     "batched_of_generate": "perturbation, candidates per second: batched / one `generate` call each",
+    "right_refused": "share of right answers that the grader refuses, without documented styles",
+    "wrong_paid": "share of wrong answers that the grader pays",
+    "speed_of_before": "grades per second of boxed answers: now / in version 0.2.0",
     "memory_exponent_of_length": "exponent with which memory grows in the number of tokens",
+}
+BENCHMARKS = {
+    "gsm8k": "GSM8K",
+    "math500": "MATH500",
+    "olympiadbench": "OlympiadBench",
+    "minerva": "Minerva",
+    "aime24": "AIME24",
 }
 SENSES = {"<=": "at most", ">=": "at least", "within": "from"}
 
@@ -174,6 +186,60 @@ def costs(root: Path = ROOT) -> str:
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
+def graders(root: Path = ROOT) -> str:
+    """What each grader refuses that is right and pays that is wrong, in percent, by kind; documented styles below."""
+    record = read_json(root / "benchmarks" / "results" / "grading.json")
+    documented = record["settings"]["documented"]
+    rows = []
+    for name, found in sorted(record["graders"].items(), key=lambda item: item[0] != "this grader"):
+        if found == "not run":
+            rows.append({"Grader": name, "Version": found})
+            continue
+        cells = {"Grader": name, "Version": found["about"]}
+        for verdict, head in (("refused", "right refused"), ("paid", "wrong paid")):
+            groups = {
+                group: [row for style, row in styles.items() if style not in documented]
+                for group, styles in found[verdict].items()
+            }
+            shares = {group: _share(counts) for group, counts in groups.items()}
+            cells[f"**{head}, all**"] = _share([row for counts in groups.values() for row in counts])
+            cells |= {f"{head}: {group}": share for group, share in shares.items()}
+        rows.append({**cells, "ms a grade": f"{found['ms']:.2g}"})
+    table = pd.DataFrame(rows).fillna("—").set_index("Grader").T.rename_axis("%")
+    own = record["graders"]["this grader"]
+    sizes = {
+        verdict: sum(row[1] for styles in own[verdict].values() for row in styles.values())
+        for verdict in ("refused", "paid")
+    }
+    note = (
+        f"{sizes['refused']} right and {sizes['paid']} wrong responses to {record['settings']['golds']} gold answers. "
+        "Documented styles, which are not in the table:"
+    )
+    refused = {style: row for styles in own["refused"].values() for style, row in styles.items() if style in documented}
+    limits = [f"- {style}: {row[0]} of {row[1]} refused by this grader." for style, row in refused.items()]
+    return "\n".join([table.to_markdown(disable_numparse=True), "", note, "", *limits])
+
+
+def solutions(root: Path = ROOT) -> str:
+    """How many of the sources' solutions are graded correct, with the answer stated below and as they stand."""
+    record = read_json(root / "benchmarks" / "results" / "grading.json")
+    rows = [
+        {
+            "Benchmark": BENCHMARKS[task],
+            "Problems": found["problems"],
+            "Solution that states the answer": f"{found['stated']} ({found['stated'] / found['problems']:.1%})",
+            "As it stands": f"{found['as_it_stands']} ({found['as_it_stands'] / found['problems']:.1%})",
+        }
+        for task, found in record["solutions"].items()
+    ]
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
+def _share(counts: list[list[int]]) -> str:
+    """[found, all] of several styles, in percent."""
+    return f"{100 * sum(row[0] for row in counts) / sum(row[1] for row in counts):.1f}"
+
+
 def tree(root: Path = ROOT) -> str:
     """The folders that hold code, with their modules and the first words of each."""
     lines = []
@@ -210,6 +276,8 @@ MADE = {
     "in-training": in_training,
     "stages": stage_minutes,
     "costs": costs,
+    "graders": graders,
+    "solutions": solutions,
     "tree": tree,
     "imports": imports,
 }

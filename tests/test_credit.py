@@ -13,6 +13,8 @@ from attention_rhythm.credit import (
     PRESETS,
     SIGNALS,
     CreditConfig,
+    NoCreditError,
+    check_credited,
     credit_weights,
     dominated_anchors,
     shape_advantages,
@@ -254,6 +256,15 @@ def test_broken_signals_are_refused(unchecked):
         credit_weights(torch.tensor([[True, False, True]]), CreditConfig("uniform"))
     with pytest.raises(ValueError, match="sign"):
         shape_advantages(torch.ones(1), torch.ones(1, 2), "some")
+
+
+def test_a_strategy_that_never_credits_is_refused_and_uniform_is_not():
+    ones, credited = torch.ones(1, 3), torch.tensor([[1.0, 1.5, 1.0]])
+    assert check_credited(False, credited, CreditConfig(), 10)
+    assert check_credited(True, ones, CreditConfig(), 10)  # a batch of short responses after one with credit
+    assert not check_credited(False, ones, CreditConfig("uniform"), 10)
+    with pytest.raises(NoCreditError, match="responses of up to 10 tokens have no FAI"):
+        check_credited(False, ones, CreditConfig(), 10)
 
 
 def test_the_first_token_may_have_no_waad():

@@ -34,13 +34,15 @@ def test_eq_6_by_hand():
 
 
 def test_a_group_without_spread_gives_exactly_zero():
-    rewards = torch.tensor([0.1] * 7 + [0.3])  # seven times 0.1 do not add up to 0.7
+    rewards = torch.tensor([0.1] * 7 + [0.3], dtype=torch.float64)  # seven times 0.1 do not add up to 0.7
     assert group_advantages(rewards, torch.tensor([0] * 7 + [1])).tolist() == [0.0] * 8
 
 
 def test_broken_rewards_are_refused(unchecked):
     with pytest.raises(ValueError, match="NaN"):
         group_advantages(torch.tensor([0.0, NAN]), torch.tensor([0, 0]))
+    with pytest.raises(ValueError, match="infinite"):
+        group_advantages(torch.tensor([0.0, math.inf]), torch.tensor([0, 0]))
     with pytest.raises(ValueError, match="group_ids"):
         group_advantages(torch.zeros(3), torch.zeros(2))
 
@@ -116,6 +118,12 @@ def test_padding_may_hold_anything_and_has_no_gradient():
     loss.backward()
     assert loss.item() == pytest.approx(-1.1) and metrics["ratio_max"].item() == pytest.approx(math.exp(0.5))
     assert logp.grad.tolist() == [[-0.5, 0], [0, 0]]  # the second ratio is clipped
+
+
+def test_without_tokens_the_metrics_are_undefined():
+    zeros = torch.zeros(1, 2)
+    metrics = policy_loss(zeros, zeros, torch.ones(1), zeros.bool(), denominator=4)[1]
+    assert metrics.pop("tokens") == 0 and all(value.isnan() for value in metrics.values())
 
 
 def test_no_gradient_flows_through_advantages_or_old_log_probabilities():

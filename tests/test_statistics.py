@@ -1,7 +1,7 @@
 """Accuracy, intervals and paired tests: by hand first, properties next."""
 
 import math
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -82,6 +82,22 @@ def test_sign_flip_by_hand():
     assert sign_flip_test([0, 0]) == 1.0
 
 
+def test_sampled_sign_flips_count_what_was_observed_as_one_of_them():
+    # the chance that 100 patterns of 20 signs hold one with all signs equal is 2e-4
+    assert sign_flip_test([1] * 20, resamples=100) == 1 / 101
+
+
+def test_sign_flips_are_exact_for_14_differences_whatever_the_number_of_zeros():
+    assert sign_flip_test([1] * 14 + [0] * 10) == 2 / 2**14
+
+
+def test_a_change_of_unit_changes_no_sign_flip():
+    # in tenths, sums that are equal differ in the last bits: 0.3 - 0.1 - 0.2 + 0.1 and 0.1
+    for whole in product((1, 2, 3), (-1, -2), (1, 2, 6), (3, -5)):
+        if sum(whole):
+            assert sign_flip_test([value / 10 for value in whole]) == sign_flip_test(whole), whole
+
+
 def test_paired_comparison_of_single_samples():
     result = compare_paired([0, 0, 0, 0, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1, 0])
     assert (result.wins, result.losses, result.ties) == (5, 0, 3)
@@ -91,6 +107,25 @@ def test_paired_comparison_of_single_samples():
 def test_paired_comparison_of_several_samples():
     result = compare_paired([[0, 0], [0, 1]], [[1, 0], [1, 1]])
     assert result.test == "sign_flip" and result.difference.estimate == 0.5 and result.p_value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("baseline", "treatment"),
+    [
+        ([0, 1, 0], [0.5, 1, 0.5]),  # a share in one of the runs
+        ([[0, 0], [1, 1]], [[1, 1], [1, 1]]),  # several samples, though all agree
+        ([0, 1], [[1, 1], [1, 1]]),
+    ],
+)
+def test_mcnemar_is_for_one_score_of_0_or_1_in_both_runs(baseline, treatment):
+    assert compare_paired(baseline, treatment).test == "sign_flip"
+
+
+def test_a_comparison_passes_its_options_on():
+    before, after = [0.1, 0.5, 0.3, 0.9], [0.4, 0.4, 0.8, 0.7]
+    options = {"resamples": 60, "confidence": 0.5, "seed": 3}
+    result = compare_paired(before, after, **options)
+    assert result.difference == bootstrap_interval(np.subtract(after, before), **options)
 
 
 def test_pairing_makes_the_interval_narrow():
@@ -212,6 +247,12 @@ def test_one_value_has_no_interval():
 def test_values_that_do_not_vary_have_an_interval_of_no_width():
     assert t_interval([2.0, 2.0]) == TInterval(2.0, 2.0, 2.0, 0.0)
     assert t_interval([0.0, 0.0, 0.0]) == TInterval(0.0, 0.0, 0.0, 1.0)
+
+
+def test_equal_values_have_no_width_whatever_their_rounding():
+    # the mean of three times 0.1 is not 0.1: a standard deviation of 1e-17 would give p = 1e-32
+    result = t_interval([0.1] * 3)
+    assert result.low == result.high == result.mean == pytest.approx(0.1) and result.p_value == 0.0
 
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [[1.0, 2.0]]])

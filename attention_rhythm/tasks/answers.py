@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from attention_rhythm.tasks.quantities import SCALES
+
 MAX_TAIL = 2_000  # characters searched for an answer that is neither boxed nor tagged
 LAST_BOXES = 20  # how many unclosed boxes at the end of a text are passed over in search of one that closes
 
@@ -155,6 +157,8 @@ def stated(prose: str) -> str | None:
     """
     for match in reversed(list(STATED.finditer(prose))):
         rest = prose[match.end() :].lstrip(" \t\r\n:*_")
+        if prose[: len(prose) - len(rest)].endswith("**"):
+            rest = rest.replace("**", "", 1)  # which closes what the statement opened
         if rest:
             return _first_answer(rest)
     return None
@@ -167,11 +171,22 @@ def _first_answer(text: str) -> str | None:
         found.append(next(filter(None, match.groups())).strip())
         joint = re.compile(r"(?:\s*,)?\s*(?:and|or|,)\s*(?=[$\\])").match(text, match.end())
         if joint is None:
-            return ", ".join(found)
+            return ", ".join(found) + _meant(text[match.end() :])
         position = joint.end()
     line = text.split("\n", 1)[0]
     sentence = re.split(r"(?<![A-Z\s][A-Za-z]|\W[A-Z])\.\s+(?=[A-Z])|[!?]\s+(?=[A-Z][a-z]+ [a-z])", line, maxsplit=1)[0]
     return sentence.strip(" \t*_") or None
+
+
+def _meant(rest: str) -> str:
+    r"""What stands behind a formula and changes what it is worth: "$5$ million", "$5$ or more".
+
+    >>> _meant(" million dollars."), _meant(" dollars, or so")
+    (' \\text{million dollars}', '')
+    """
+    match = re.match(r"[\s*_]*(?:dollars\s+)?([a-z]+)\b[^.,;:\n$(]*", rest)
+    word = match.group(1).removesuffix("s") if match else ""
+    return rf" \text{{{match.group().strip()}}}" if match and (word in SCALES or word in ("or", "percent")) else ""
 
 
 def shown(prose: str) -> str | None:
@@ -187,7 +202,7 @@ def shown(prose: str) -> str | None:
             content = next(filter(None, match.groups())).strip()
             if pattern is FORMULA or re.search(r"\d|\\", content) or not re.search(r"\d", prose[match.end() :]):
                 if last is None or match.start() > last[0]:
-                    last = match.end(), content
+                    last = match.end(), content + _meant(prose[match.end() :])
                 break
     number = _last_number(prose)
     if number is not None and (last is None or _another_sentence(prose[last[0] : number[0]])):

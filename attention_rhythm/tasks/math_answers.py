@@ -88,7 +88,7 @@ def readings(answer: str) -> list[str]:
         return found
     answer = without_brackets(APPROXIMATELY.sub("", without_name(answer)))
     found.append(answer)
-    found.append(split_outside(answer, re.compile(r"\\(?:approx|simeq|sim)(?![a-zA-Z])"))[0])
+    found.append(split_outside(answer, re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])"))[0])
     parts = split_outside(found[-1], re.compile(r"(?<![<>\\!])=(?![=])"))
     found.append(parts[-1])
     return list(dict.fromkeys(part.strip() for part in found if part.strip()))

@@ -66,8 +66,8 @@ def words(text: str) -> list[str]:
 
 SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15,
-    "lakh": 10**5, "crore": 10**7, "dozen": 12, "mln": 10**6, "mn": 10**6, "bn": 10**9, "tn": 10**12,
-    "gross": 144,
+    "quintillion": 10**18, "lakh": 10**5, "crore": 10**7, "dozen": 12, "gross": 144, "mln": 10**6, "mn": 10**6,
+    "bn": 10**9, "tn": 10**12,
 }  # fmt: skip
 PARTS = {
     "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
@@ -86,7 +86,7 @@ MEANINGS = frozenset(
     words(
         "or nor if unless otherwise when whenever except not plus minus squared cubed factorial choose modulo mod "
         "root roots pi sqrt infinity sin cos tan log ln exp power times10 i e x y z n k t either neither versus vs nd "
-        "rd th st"
+        "rd th st least most than maybe perhaps possibly grand zillion"
     )
 ) | frozenset(SCALES) | frozenset(WORDS) | frozenset(PARTS) - {"quarter", "second", "third"}  # fmt: skip
 

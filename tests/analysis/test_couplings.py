@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,16 @@ def test_positions_without_a_future_are_no_place_for_an_fai_peak():
     assert counts(example)["fai_follows_or_coincides_waad"] == (1, 1, 1, 2)
 
 
+def test_positions_without_a_future_are_no_place_for_a_receiver_peak_either():
+    example = signals([F] * 4, [F, T, F, F], [F, T, F, F], [1] * 4, defined=[T, T, F, F])
+    assert counts(example)["receiver_global_fai_cooccurrence"] == (1, 1, 1, 2)
+
+
+def test_a_waad_peak_without_entropy_does_not_count():
+    example = signals([T, F, T, F], [F] * 4, [F] * 4, [NAN, 1, 5, 1])  # nothing predicted the first token
+    assert counts(example)["waad_peak_entropy"] == (5, 1, 7, 3)
+
+
 def test_chance_is_the_mean_over_all_placements_of_the_fai_peaks():
     rng = np.random.default_rng(0)
     near = np.array([F, T, T, F, T, T])
@@ -75,6 +86,15 @@ def test_lifts_and_intervals_over_problems():
     assert result["receiver_global_fai_cooccurrence"]["peaks"] == 16
 
 
+def test_every_peak_and_every_token_counts_the_same_in_whichever_problem_it_is():
+    one = signals([T, F], [F, F], [F, F], [5, 1])  # one WAAD peak of entropy 5, and of two tokens
+    three = signals([T, T, T, F], [F] * 4, [F] * 4, [1, 1, 1, 1])
+    entropy = couple([one, three], {"resamples": 10, "seed": 0})["waad_peak_entropy"]
+    assert entropy["observed"] == pytest.approx((5 + 3) / 4)  # the mean of the problems' means would be (5 + 1) / 2
+    assert entropy["random"] == pytest.approx((6 + 4) / 6)
+    assert entropy["peaks"] == 4
+
+
 def test_without_peaks_the_result_is_undefined_not_zero():
     nothing = signals([F] * 4, [F] * 4, [F] * 4, [1, 2, 3, 4])
     result = couple([nothing] * 3, {"resamples": 50, "seed": 0})
@@ -90,6 +110,13 @@ def test_peak_overlap_counts_the_same_place_the_one_before_and_the_one_after():
     # FAI peaks at 1, 3, 5; WAAD peaks at 1 and 4
     row = table.loc["global_fai_vs_waad", ["exact", "previous", "next"]].tolist()
     assert row == [pytest.approx(100 / 3), pytest.approx(100 / 3), pytest.approx(100 / 3)]
+
+
+def test_before_and_after_are_not_the_same():
+    # the only WAAD peak is at 2, the only entropy peak right before it
+    example = {**signals([F, F, T, F], [F] * 4, [F] * 4, [1] * 4), "entropy_peak": np.array([F, T, F, F])}
+    row = peak_overlap([{"response": "a"}], [example]).set_index("pair").loc["waad_vs_entropy"]
+    assert row[["exact", "previous", "next"]].tolist() == [0, 100, 0]
 
 
 def response(seed=0, layers=3, heads=4, n=30):
@@ -119,6 +146,20 @@ def test_signals_are_means_over_the_head_sets_of_each_response():
     np.testing.assert_allclose(read["waad"], one["waad"][1 + low[0], low[1], 1:])
     np.testing.assert_allclose(read["fai"], one["fai_open"][1 + high[0], high[1]])
     np.testing.assert_allclose(read["receiver_fai"], one["fai_open"][:, 2].mean(0))
+
+
+def test_peaks_are_those_of_the_convention():
+    heads = np.ones((3, 4), bool)
+    peaks = {
+        name: read_all([response()], replace(Convention(), **change), heads)[0]["waad_peak"].sum()
+        for name, change in {
+            "any": {"peak": "local_maximum"},
+            "high": {"prominence": 1.5},
+            "higher than all": {"prominence": 9.0},
+            "a tenth": {"peak": "quantile", "quantile": 0.1},
+        }.items()
+    }
+    assert peaks["any"] > peaks["high"] > peaks["higher than all"] == 0 and peaks["a tenth"] == 3
 
 
 def test_the_predictor_row_is_the_one_before():
@@ -170,6 +211,32 @@ def test_the_stage_writes_every_table(run):
     tokens = pd.read_parquet(run.path("tokens.parquet"))
     assert len(tokens) == 90 and tokens["response"].nunique() == 3
     assert len(pd.read_csv(run.path("peak_overlap.csv"))) == 3 * 4
+
+
+def test_the_stage_counts_receivers_that_are_global_heads(run):
+    couplings.stage(run, CouplingsSettings(bootstrap=20, receiver_heads=12), SignalsSettings())
+    settings = json.loads(run.path("couplings.json").read_text())["settings"]
+    # all 12 heads are receivers; 0.3 of 12, rounded, are global
+    assert (settings["heads"], settings["receivers_that_are_global"]) == (12, 4)
+
+
+def test_the_token_table_holds_each_signals_own_peaks(run):
+    responses = [response(seed) for seed in range(2)]
+    read = read_all(responses, Convention(), np.arange(12).reshape(3, 4) == 5)
+    table = couplings.token_table(responses, read)
+    names = {"waad": "waad_peak", "fai": "fai_peak", "receiver_fai": "receiver_peak", "entropy": "entropy_peak"}
+    for signal, column in names.items():
+        assert table[column].tolist() == [peak for one in read for peak in one[f"{signal}_peak"].tolist()]
+        assert table[signal].tolist() == [value for one in read for value in one[signal].tolist()]
+
+
+def test_the_overlap_of_table_20_is_that_of_the_first_eight_responses(tmp_path, monkeypatch):
+    for seed in range(9):
+        write_npz(tmp_path / "signals" / f"{seed:04d}.npz", **response(seed))
+    monkeypatch.setattr(couplings, "conventions", lambda base: [base])
+    couplings.stage(Run(tmp_path), CouplingsSettings(bootstrap=20), SignalsSettings())
+    named = pd.read_csv(tmp_path / "peak_overlap.csv")["response"]
+    assert named.unique().tolist() == [f"problem {seed}" for seed in range(8)]
 
 
 def test_the_stage_gives_the_same_numbers_twice(run):

@@ -74,6 +74,12 @@ def test_a_part_without_another_position_has_no_match():
     assert choose_positions(np.array([9.0, 1, 1, 1, 2]), 1, np.ones(5, bool))["matched"] == []
 
 
+def test_two_high_positions_of_a_part_have_two_matches():
+    #                part 0           part 1 .. 4: one low value each, and the lowest of all
+    fai = np.array([9.0, 8.0, 3.0, 2.0, *[1.0] * 16])
+    assert choose_positions(fai, 2, np.ones(20, bool))["matched"] == [2, 3]
+
+
 def test_ties_go_to_the_earlier():
     chosen = choose_positions(np.ones(10), 2, np.ones(10, bool))
     assert chosen["top"] == [0, 1] and chosen["bottom"] == [0, 1]
@@ -160,6 +166,28 @@ def test_positions_are_chosen_by_eq_10(model):
     (record,) = perturb(model, Letters(), [response], {60}, SETTINGS)
     top = {row["position"] for row in record["rows"] if row["group"] == "top"}
     assert top == set(fai[:-1].nan_to_num(-1).topk(2).indices.tolist())
+
+
+def test_forced_tokens_are_the_most_likely_others_where_the_original_was_predicted(model):
+    (response,) = greedy(model, [[5, 9, 2, 7]])
+    prompt, ids = response["prompt_ids"], response["response_ids"]
+    with torch.no_grad():
+        chances = model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].softmax(-1)
+    (record,) = perturb(model, Letters(), [response], {60}, SETTINGS)
+    for row in record["rows"]:
+        at = chances[row["position"]].clone()
+        at[[ids[row["position"]], 60]] = 0  # neither the original nor the end
+        best = at.topk(2)
+        assert row["candidate"] == f" w{best.indices[row['rank'] - 1]}"
+        assert row["probability"] == pytest.approx(best.values[row["rank"] - 1].item(), abs=1e-5)
+
+
+def test_the_last_token_is_never_forced(model):
+    """Its FAI is defined where the horizon begins at the token itself, but nothing follows it."""
+    (response,) = greedy(model, [[5, 9, 2, 7]], tokens=7)
+    (record,) = perturb(model, Letters(), [response], {60}, replace(SETTINGS, horizon=(0, None), positions=7))
+    chosen = {row["position"] for row in record["rows"] if row["group"] != "matched"}
+    assert len(response["response_ids"]) == 7 and chosen == set(range(6))
 
 
 def test_a_response_too_short_to_perturb_gives_no_rows(model):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from attention_rhythm.signals import dense
 
@@ -57,3 +58,13 @@ def test_maps_are_causal_and_their_rows_sum_to_one(tiny, batch):
     assert maps[0].triu(1).abs().max() == maps[1].triu(1)[..., 3:, :].abs().max() == 0
     torch.testing.assert_close(maps.sum(-1)[1, :, :, 3:], torch.ones(2, 4, 6))
     assert maps[1, :, :, 3:, :3].max() == 0  # nobody looks at padding
+
+
+def test_positions_count_from_the_first_token_that_is_no_padding(batch):
+    """Of a model that learned them: rotary positions look the same from wherever they start."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    ids, attention, _ = batch([(3, 6), (2, 4)], side="left")
+    padded = dense.attention_maps(model, ids, attention, [0, 1])[1:, ..., 3:, 3:]
+    alone = dense.attention_maps(model, ids[1:, 3:], attention[1:, 3:], [0, 1])
+    torch.testing.assert_close(padded, alone)

@@ -41,6 +41,15 @@ def test_a_coin_by_hand():
     assert logprob.item() == pytest.approx(math.log(0.25))
 
 
+def test_logits_in_half_precision_are_widened_before_they_are_summed():
+    torch.manual_seed(0)
+    head, hidden = torch.nn.Linear(8, 500).bfloat16(), torch.randn(5, 8).bfloat16()
+    entropy, logprob = token_statistics(hidden, head, torch.arange(5))
+    logp = head(hidden).double().log_softmax(-1)
+    torch.testing.assert_close(entropy, -(logp.exp() * logp).sum(-1).float(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logprob, logp[range(5), range(5)].float(), atol=1e-5, rtol=0)
+
+
 def test_the_size_of_a_chunk_does_not_matter():
     torch.manual_seed(0)
     head, hidden, tokens = torch.nn.Linear(8, 50), torch.randn(37, 8), torch.randint(50, (37,))

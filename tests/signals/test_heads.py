@@ -24,6 +24,11 @@ def test_layers_of_a_model_of_thirty(layers, count, expected):
     assert select_layers(30, layers, count) == expected
 
 
+def test_two_thirds_of_the_layers_are_not_twice_a_third():
+    assert select_layers(32, "middle", None) == tuple(range(10, 22))  # floor(64/3) = 21, not 2 floor(32/3) = 20
+    assert select_layers(32, "top", None) == tuple(range(21, 32))
+
+
 def test_fewer_layers_than_asked_for_are_taken_once():
     assert select_layers(4, "middle", 5) == (1, 2)
     assert select_layers(1, "top", 5) == (0,)
@@ -84,6 +89,7 @@ def test_values_that_do_not_vary_have_no_kurtosis():
 
 
 def test_receivers_are_the_heads_of_highest_mean_kurtosis():
-    received = torch.tensor([[[9.0, 0.0], [4.0, 1.0]], [[1.0, 0.0], [4.0, 8.0]]])  # means 5, 0, 4, 4.5
-    assert receiver_heads(received, 2).tolist() == [[True, False], [False, True]]
+    # means 4, 0, 5, 6; the highest single one, 9, is not among the highest two
+    received = torch.tensor([[[9.0, 0.0], [5.0, 6.0]], [[-1.0, 0.0], [5.0, 6.0]]])
+    assert receiver_heads(received, 2).tolist() == [[False, False], [True, True]]
     assert receiver_heads(received, 20).all()

@@ -34,6 +34,15 @@ def test_a_peak_stands_out_by_half_a_standard_deviation():
     assert where(values, "prominence", prominence=0.2) == [1, 3, 5]
 
 
+def test_the_standard_deviation_is_that_of_the_values_themselves():
+    # std of 0, 1, 0 is sqrt(2) / 3 = 0.47 (over n - 1 it would be 0.58): a height of 1 is more than two of them
+    assert where([0, 1, 0], "prominence", prominence=2.0) == [1]
+
+
+def test_the_number_of_highest_values_is_free_of_rounding():
+    assert len(where(range(100), "quantile", quantile=0.07)) == 7  # 0.07 * 100 is a little more than 7
+
+
 def test_the_highest_fifth_are_peaks_and_ties_go_to_the_earlier():
     assert where([1, 3, 2, 3, 3, 0, 0, 0, 0, 0], "quantile", quantile=0.2) == [1, 3]
     assert where([1, 2, 3], "quantile", quantile=0.2) == [2]  # ceil(0.6) = 1
@@ -53,6 +62,10 @@ def test_short_responses_do_not_fail(rule, values):
 
 def test_a_flat_signal_has_no_peaks():
     assert where([0.1 + 0.2, 0.3, 0.1 + 0.2, 0.3][:1] * 6, "prominence") == []
+
+
+def test_a_ripple_too_small_to_have_a_standard_deviation_is_no_peak():
+    assert where([0, 1e-200, 0], "prominence") == []  # its square is 0
 
 
 def test_unknown_rules_are_refused():

@@ -268,6 +268,16 @@ def test_the_band_by_hand():
     np.testing.assert_allclose(fai.flatten(), [(1 / 2 + 1 / 3) / 2, 1 / 3, np.nan], atol=1e-7)
 
 
+def test_a_key_that_no_row_may_see_cannot_overflow():
+    """exp(score - lse) above the diagonal is inf in float32: a row of log-sum-exp 0 beside a later key of score 200."""
+    q = torch.ones(1, 1, 2, 1)
+    k = torch.tensor([0.0, 200.0]).view(1, 1, 2, 1)
+    lse = torch.tensor([[[0.0, 200.0]]])
+    waad, (fai,) = band_statistics(q, k, lse, 1.0, torch.tensor([[True, True]]), 10, [(0, None)])
+    np.testing.assert_allclose(waad.flatten(), [0, 0], atol=1e-5)  # both look at themselves
+    np.testing.assert_allclose(fai.flatten(), [1 / 2, 1], atol=1e-7)
+
+
 @pytest.mark.slow
 def test_a_real_language_model_on_real_text():
     """SmolLM2 with a worked answer to a generated problem: every layer, the horizon of the analysis and that of RL."""

@@ -53,6 +53,19 @@ def test_fractions_on_the_way_are_exact():
     assert countdown_reward("<answer>8 / (3 - 8 / 3)</answer>", [3, 3, 8, 8], 24) == 1.0  # 8 / (1/3)
 
 
+@pytest.mark.parametrize(
+    ("expression", "numbers", "reward"),
+    [
+        ("24 + 1 / 12", [24, 1, 12], 0.1),  # near is not there
+        ("24 + 1 / 99999", [24, 1, 99_999], 0.1),  # a little more than 1e-5
+        ("24 - 1 / 99999", [24, 1, 99_999], 0.1),
+        ("24 + 1 / 999999", [24, 1, 999_999], 1.0),  # TinyZero's tolerance is for its floats
+    ],
+)
+def test_a_value_within_1e_5_of_the_target_reaches_it(expression, numbers, reward):
+    assert countdown_reward(f"<answer>{expression}</answer>", numbers, 24) == reward
+
+
 def test_division_by_zero_is_a_wrong_answer():
     assert countdown_reward("<answer>5 / (3 - 3)</answer>", [3, 3, 5], 5) == 0.1
 
@@ -233,6 +246,28 @@ def test_other_shapes():
     items = generate_countdown(50, seed=3, numbers=3, number_range=(1, 10), target_range=(10, 50))
     assert all(len(i.numbers) == 3 and max(i.numbers) <= 10 and 10 <= i.target <= 50 for i in items)
     assert all(evaluate(i.solution) == (evaluate(i.solution)[0], i.target) for i in items)
+
+
+def test_a_step_may_be_worth_zero():
+    (item,) = generate_countdown(1, numbers=3, number_range=(5, 5), target_range=(0, 0))
+    assert evaluate(item.solution) == ([5, 5, 5], 0)  # (5 - 5) * 5: there is no way around 0
+
+
+def test_nothing_is_divided_by_zero():
+    # 0 / 0 would reach any target: (5 - 5) / (5 - 5) "is" 7; 5 * 5 - 5 - 5 and the like do not
+    with pytest.raises(ValueError, match="not reached"):
+        generate_countdown(1, numbers=4, number_range=(5, 5), target_range=(77, 77))
+
+
+def steps(expression):
+    """The value of every operation of an expression."""
+    nodes = (node for node in ast.walk(ast.parse(expression, mode="eval")) if isinstance(node, ast.BinOp))
+    return [evaluate(ast.unparse(node))[1] for node in nodes]
+
+
+def test_every_step_of_a_solution_is_whole_and_not_negative(pool):
+    assert steps("(7 - 9) / 4") == [Fraction(-1, 2), -2]
+    assert all(value >= 0 and value.denominator == 1 for item in pool[:2000] for value in steps(item.solution))
 
 
 def test_ranges_that_cannot_give_the_items_are_an_error():

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from attention_rhythm.tasks.answers import last_boxed
 from attention_rhythm.tasks.choices import stated_answer
 from attention_rhythm.tasks.grading import Grade, grade
 from attention_rhythm.tasks.latex import plain_latex
-from attention_rhythm.tasks.math_judge import MathJudge
+from attention_rhythm.tasks.math_judge import MEMORY_BYTES, MathJudge
 from attention_rhythm.tasks.problems import Problem, load_problems
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,8 @@ def choice(gold, *texts):
     [
         ("42", r"So the answer is $\boxed{42}$."),
         ("42", r"First \boxed{7}, no: \boxed{42}"),
+        ("42", r"\boxed{7} is too small. " * 30 + r"\boxed{42}"),
+        ("1 < x < 2", r"\boxed{(1, 2)}"),  # math-verify takes an interval for an inequality, but not the reverse
         ("42", "The answer is 42."),
         ("18", "She makes 9 * 2 = $18.\n#### 18"),
         ("41", "the answer to 1 and 5 points: 26 + 15 = 41\n#### 41"),
@@ -163,6 +166,12 @@ def test_a_choice_by_its_letter_or_its_text(response):
 )
 def test_another_choice_is_wrong(response):
     assert not grade(choice("B", "an apple", "two apples", "E. coli", "x", "y"), response).correct
+
+
+def test_a_change_of_mind_counts():
+    options = ("an apple", "two apples", "three apples")
+    response = "The answer is A.\nNo, that is one too few.\nThe answer is B."
+    assert grade(choice("B", *options), response).correct and not grade(choice("A", *options), response).correct
 
 
 def test_words_are_no_letters():
@@ -379,6 +388,27 @@ def test_killed_children_are_reaped():
             assert judge.judge("42", "42").equal
         states = [state for _, state in members(judge._nursery[0].pid)]
         assert len(states) == 2 and "Z" not in states
+    finally:
+        judge.close()
+
+
+def test_the_child_has_a_memory_limit():
+    judge = MathJudge()
+    try:
+        assert judge.judge("42", "42").equal
+        nursery = judge._nursery[0].pid
+        (child,) = (pid for pid, _ in members(nursery) if pid != nursery)
+        assert resource.prlimit(child, resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
+    finally:
+        judge.close()
+
+
+def test_time_between_two_requests_is_not_counted():
+    judge = MathJudge(seconds=0.25)
+    try:
+        assert judge.judge("42", "42").equal
+        time.sleep(1.8 * judge.seconds)  # more than the limit on wall time
+        assert judge.judge("42", "42").equal
     finally:
         judge.close()
 

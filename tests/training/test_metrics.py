@@ -1,6 +1,7 @@
 """What a step logs, worked out by hand on two responses."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +54,11 @@ def test_sampler_gap_counts_no_padding():
     assert sampler_gap(ROLLOUT, READING) == pytest.approx(0.3)
 
 
+def test_gaps_of_both_signs_do_not_cancel():
+    old_logp = torch.tensor([[NAN, -0.5, -2.5, NAN], [NAN, -1.0, -1.0, -1.0]])
+    assert sampler_gap(ROLLOUT, replace(READING, old_logp=old_logp)) == pytest.approx((0.5 + 0.5) / 5)
+
+
 def test_rhythm_is_observed_over_chance():
     """One WAAD peak, at the third of five tokens; of the two FAI peaks one is right after it, one before it."""
     waad = torch.tensor([[NAN, 1.0, 1.0, 9.0, 1.0, 1.0]])
@@ -70,6 +76,17 @@ def test_rhythm_is_observed_over_chance():
             "fai_follows_or_coincides_waad_lift": 0.25,
         }
     )
+
+
+def test_rhythm_sums_over_the_responses_of_a_batch_before_it_divides():
+    """One WAAD peak in each; the first has no FAI peak and is shorter."""
+    waad = torch.tensor([[1.0, 9.0, 1.0, NAN, NAN], [1.0, 9.0, 1.0, 1.0, 1.0]])
+    fai = torch.tensor([[1.0, 1.0, 1.0, NAN, NAN], [0.0, 9.0, 0.0, 0.0, 0.0]])
+    entropy = torch.tensor([[1.0, 4.0, 1.0, NAN, NAN], [1.0, 2.0, 1.0, 1.0, 1.0]])
+    values = rhythm_statistics(Reading(entropy, entropy, SimpleNamespace(waad=waad, fai=fai)), ~waad.isnan())
+    assert values["waad_peak_entropy_observed"] == pytest.approx((4 + 2) / 2)
+    assert values["waad_peak_entropy_chance"] == pytest.approx((6 + 6) / 8)
+    assert values["fai_follows_or_coincides_waad_chance"] == pytest.approx((2 + 2) / 8)
 
 
 def test_without_a_peak_the_rhythm_is_undefined():
