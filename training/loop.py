@@ -387,8 +387,8 @@ def _check_policy(model: PreTrainedModel) -> None:
     penalty = repetition_penalty(model.generation_config)
     if penalty != 1:
         raise ReproError(
-            f"the model's generation config has a repetition_penalty of {penalty}: responses would not be drawn from the"
-            " policy itself; set it to 1 in generation_config.json"
+            f"the model's generation config has a repetition_penalty of {penalty}: responses would not be drawn from"
+            " the policy itself; set it to 1 in generation_config.json"
         )
 
 

@@ -17,10 +17,11 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from attention_rhythm.errors import ReproError
 from attention_rhythm.signals.heads import select_layers
 
 
-class UnsupportedAttention(ValueError):
+class UnsupportedAttention(ReproError, ValueError):
     """The model's attention is not understood, so it is not read; the message names the model and the reason."""
 
 
@@ -35,13 +36,13 @@ def language_model(model: nn.Module) -> PreTrainedModel:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise UnsupportedAttention(f"{type(model).__name__} wraps the model: hand over model.module")
     if hasattr(model, "active_peft_config"):
-        config = model.active_peft_config
-        if config.is_prompt_learning:
+        adapter: Any = model
+        if adapter.active_peft_config.is_prompt_learning:
             raise UnsupportedAttention(
-                f"{config.peft_type} puts virtual tokens before the prompt, so positions would not be those of the "
-                "tokens: only adapters inside the layers (LoRA, IA3) can be read"
+                f"{adapter.active_peft_config.peft_type} puts virtual tokens before the prompt, so positions would not"
+                " be those of the tokens: only adapters inside the layers (LoRA, IA3) can be read"
             )
-        model = model.get_base_model()  # type: ignore[operator]
+        model = adapter.get_base_model()
     if not isinstance(model, PreTrainedModel):
         raise UnsupportedAttention(f"{type(model).__name__} is not a model of transformers")
     if model.device.type == "meta":
@@ -159,7 +160,8 @@ def exclusive(model: PreTrainedModel) -> Iterator[None]:
 def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Every layer of attention goes through the implementation of that name, in this thread, inside the block."""
     with exclusive(model):
-        configs = {id(c): c for c in (text_config(model), *(m.config for m in attention_modules(model)))}
+        found: list[Any] = [text_config(model), *(module.config for module in attention_modules(model))]
+        configs = {id(config): config for config in found}
         before = {number: config._attn_implementation for number, config in configs.items()}
         try:
             for config in configs.values():

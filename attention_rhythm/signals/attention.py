@@ -162,7 +162,7 @@ class Attention:
         return first if self.chunk is None else max(first, t // self.chunk * self.chunk)
 
     def scores_(self, products: Float[Tensor, "B H t s"], t0: int, s0: int) -> Float[Tensor, "B H t s"]:
-        """From q k of queries t0.. and keys s0.. to scores, in place: -inf outside the rule, but for s > t."""
+        """From q k of queries t0.. and keys s0.. to scores (nats), in place: -inf outside the rule, but for s > t."""
         scores = products.mul_(self.scale)
         rows, columns = scores.shape[-2:]
         if self.softcap is not None:
@@ -179,7 +179,12 @@ class Attention:
 
 
 def describe(
-    module: torch.nn.Module, query: Tensor, key: Tensor, mask: Any, scaling: float | None, kwargs: dict[str, Any]
+    module: torch.nn.Module,
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G S D"],
+    mask: Any,
+    scaling: float | None,
+    kwargs: dict[str, Any],
 ) -> Attention:
     """The description of one call of an attention function of transformers.
 

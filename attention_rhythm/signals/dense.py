@@ -31,7 +31,7 @@ Horizon = tuple[int, int | None]
 def attention_maps(
     model: PreTrainedModel, input_ids: Int[Tensor, "B N"], attention_mask: Bool[Tensor, "B N"], layers: Sequence[int]
 ) -> Float[Tensor, "B L H N N"]:
-    """A[l, h][t, s] of the given layers (the model's own numbers) in float32, from eager attention; 0 at padding.
+    """The weights A[l, h][t, s] of layers (the model's own numbers), float32, from eager attention; 0 at padding.
 
     Each sequence is read alone: no padding is there to be seen, and positions begin where the model begins them.
 
@@ -58,7 +58,7 @@ def attention_maps(
 def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 H n n"]]:
     """The maps that a model gave, by layer. transformers leaves out the layers that have none."""
     maps = [x for x in getattr(out, "attentions", None) or () if x is not None]
-    numbers = range(text_config(model).num_hidden_layers)
+    numbers: Sequence[int] = range(text_config(model).num_hidden_layers)
     if len(maps) != len(numbers):
         numbers = attention_layers(model)
     if len(maps) != len(numbers):

@@ -23,6 +23,7 @@ class _Decoded:
         self.last_hidden_state = hidden
 
     def __getattr__(self, name: str) -> None:
+        """None: what a decoder returns beside. AttributeError: a name of Python's own."""
         if name.startswith("__"):
             raise AttributeError(name)
 
@@ -40,7 +41,7 @@ def output_head(model: PreTrainedModel) -> OutputHead:
     decoder = backbone(model)
 
     def logits(hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
-        calls = []
+        calls: list[None] = []
 
         def stub(*_: Any, **__: Any) -> _Decoded:
             calls.append(None)

@@ -23,7 +23,7 @@ from attention_rhythm.signals.streaming import HeadStatistics, Horizon, SignalRe
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
-    """What the decoder hands to the output head, of right-padded sequences."""
+    """What the decoder hands to the output head, of right-padded sequences; in no unit."""
     out = backbone(model)(input_ids=input_ids, use_cache=False)
     return out[0] if isinstance(out, tuple) else out.last_hidden_state
 
@@ -46,14 +46,14 @@ def forward_statistics(
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
 
-    def read(rows: Tensor, width: int) -> tuple[HeadStatistics, Tensor, Tensor]:
+    def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
         ids, own = input_ids[rows, :width], response[rows, :width]
         recorder = SignalRecorder(layers, own, window, horizons)
         with described_attention(model, recorder):
             hidden = hidden_states(model, ids)
-        return recorder.statistics(), *response_entropy(hidden, output_head(model), ids, own)
+        return recorder.statistics(), response_entropy(hidden, output_head(model), ids, own)
 
-    statistics, entropy, logprob = in_batches(model, response, lengths, read)
+    statistics, (entropy, logprob) = in_batches(model, response, lengths, read)
     return statistics, entropy, logprob
 
 

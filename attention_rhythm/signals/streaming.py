@@ -122,7 +122,7 @@ def tiled_attention(
     value: Float[Tensor, "B G T Dv"],
     attention: Attention,
 ) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
-    """What `attention_and_span` gives, of any attention but for its sinks, in float32 and in ordinary matrix products.
+    """What `attention_and_span` gives (nats, tokens), of any attention but for its sinks, in ordinary matrix products.
 
     Only keys that the rule shows to some query of a tile are touched.
     """
@@ -169,7 +169,7 @@ def attention_output(
     value: Float[Tensor, "B G T Dv"],
     attention: Attention,
 ) -> Float[Tensor, "B H T Dv"]:
-    """The output alone, in the model's own numbers: what a layer that is not read costs."""
+    """The output alone, in the unit and the number format of `value`: what a layer that is not read costs."""
     if not attention.plain:
         return read_attention(query, key, value, attention)[0].to(value.dtype)
     width = value.shape[3]
@@ -364,8 +364,8 @@ def in_batches(
     model: PreTrainedModel,
     response: Bool[Tensor, "B N"],
     lengths: Int[Tensor, "B"] | None,
-    read: Callable[[Tensor, int], tuple[HeadStatistics, *tuple[Tensor, ...]]],
-) -> tuple[HeadStatistics, *tuple[Tensor, ...]]:
+    read: Callable[[Tensor, int], tuple[HeadStatistics, tuple[Tensor, ...]]],
+) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
     """`read(rows, width)` of the rows that may stand in one batch, put together; NaN where a row was cut.
 
     lengths: of the sequences; None: each ends with its response.
@@ -387,8 +387,8 @@ def in_batches(
     statistics = [part[0] for part in parts]
     fai = tuple(together(list(f)) for f in zip(*(s.fai for s in statistics), strict=True))
     spans, waads = torch.cat([s.span for s in statistics]), together([s.waad for s in statistics])
-    others = [together(list(x)) for x in zip(*(part[1:] for part in parts), strict=True)]
-    return HeadStatistics(statistics[0].layers, spans, waads, fai), *others
+    others = tuple(together(list(x)) for x in zip(*(part[1] for part in parts), strict=True))
+    return HeadStatistics(statistics[0].layers, spans, waads, fai), others
 
 
 @torch.no_grad()
@@ -409,10 +409,10 @@ def head_statistics(
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
 
-    def read(rows: Tensor, width: int) -> tuple[HeadStatistics]:
+    def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[()]]:
         recorder = SignalRecorder(layers, response[rows, :width], window, horizons, early_exit=True)
         with described_attention(model, recorder), mlps_in_pieces(model), suppress(_LastLayerRead):
             model(input_ids=input_ids[rows, :width], use_cache=False, logits_to_keep=1)
-        return (recorder.statistics(),)
+        return recorder.statistics(), ()
 
     return in_batches(model, response, lengths, read)[0]

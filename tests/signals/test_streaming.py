@@ -273,7 +273,7 @@ def test_a_key_that_no_row_may_see_cannot_overflow():
     q = torch.ones(1, 1, 2, 1)
     k = torch.tensor([0.0, 200.0]).view(1, 1, 2, 1)
     lse = torch.tensor([[[0.0, 200.0]]])
-    waad, (fai,) = band_statistics(q, k, lse, 1.0, torch.tensor([[True, True]]), 10, [(0, None)])
+    waad, (fai,) = band_statistics(q, k, lse, Attention(1.0), torch.tensor([[True, True]]), 10, [(0, None)])
     np.testing.assert_allclose(waad.flatten(), [0, 0], atol=1e-5)  # both look at themselves
     np.testing.assert_allclose(fai.flatten(), [1 / 2, 1], atol=1e-7)
 

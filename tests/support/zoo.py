@@ -19,16 +19,18 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 VOCABULARY = V = 128
 WINDOW = S = 16  # tokens
 SIZES = dict(
-    vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
-    head_dim=16, max_position_embeddings=512, moe_intermediate_size=32, shared_expert_intermediate_size=32, num_experts=4,
-    num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, num_shared_experts=1, n_group=1,
-    topk_group=1, kv_lora_rank=16, q_lora_rank=24, qk_rope_head_dim=8, v_head_dim=12, qk_nope_head_dim=16,
-    first_k_dense_replace=1, pad_token_id=0, bos_token_id=1, eos_token_id=2, attention_dropout=0.0, router_jitter_noise=0.0,
-    resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, dropout=0.0,
+    vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=6, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=16, max_position_embeddings=512, moe_intermediate_size=32,
+    shared_expert_intermediate_size=32, num_experts=4, num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2,
+    n_shared_experts=1, num_shared_experts=1, n_group=1, topk_group=1, kv_lora_rank=16, q_lora_rank=24,
+    qk_rope_head_dim=8, v_head_dim=12, qk_nope_head_dim=16, first_k_dense_replace=1, pad_token_id=0, bos_token_id=1,
+    eos_token_id=2, attention_dropout=0.0, router_jitter_noise=0.0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, dropout=0.0,
     # the same under the names that other configurations have for them
     n_embd=64, n_layer=6, n_head=4, n_positions=512, d_model=64, ffn_dim=96, decoder_layers=6, encoder_layers=2,
-    decoder_attention_heads=4, encoder_attention_heads=4, decoder_ffn_dim=96, encoder_ffn_dim=96, num_layers=6, num_heads=4,
-    n_layers=6, n_heads=4, max_seq_len=512, n_inner=96, attention_heads=4, emb_dim=64, d_inner=96, d_head=16, dff=96,
+    decoder_attention_heads=4, encoder_attention_heads=4, decoder_ffn_dim=96, encoder_ffn_dim=96, num_layers=6,
+    num_heads=4, n_layers=6, n_heads=4, max_seq_len=512, n_inner=96, attention_heads=4, emb_dim=64, d_inner=96,
+    d_head=16, dff=96,
 )  # fmt: skip
 SETTINGS: dict[str, dict[str, Any] | None] = {
     "afmoe": dict(num_dense_layers=1, sliding_window=S, route_scale=1.5, mup_enabled=True, layer_types=None),
