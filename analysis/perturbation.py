@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 from analysis.settings import PerturbationSettings
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import append_jsonl, read_jsonl, resume_jsonl, write_json, write_jsonl
-from attention_rhythm.generation.hf import continue_rows, stop_token_ids
+from attention_rhythm.generation.conventions import ResponseText, stop_token_ids
+from attention_rhythm.generation.hf import continue_rows
 from attention_rhythm.memory import in_halves
 from attention_rhythm.models import load_model
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
@@ -127,6 +128,7 @@ def perturb(
     rows: list[list[dict[str, Any]]] = [[] for _ in responses]
     group, visible, first, limits, owners = [], [], [], [], []
     prefixes = []
+    text = ResponseText(tokenizer, stops)
     for number, response in enumerate(responses):
         prompt, ids = response["prompt_ids"], response["response_ids"]
         prefixes.append(prompt + ids)
@@ -137,7 +139,7 @@ def perturb(
             if name not in settings.groups:
                 continue
             for p in positions:
-                original = tokenizer.decode(ids[p + 1 :], skip_special_tokens=True)
+                original = text(ids[p + 1 :])
                 word = tokenizer.decode([ids[p]])
                 for rank, (token, probability) in enumerate(candidates(logits[p], ids[p], settings.candidates, stops)):
                     rows[number].append(
@@ -165,7 +167,7 @@ def perturb(
             model, prefixes, group, visible, first, limits, stops, lambda logits, _rows, _step: logits.argmax(-1)
         )
         for row, tokens in zip(owners, continued, strict=True):
-            row["continuation"] = tokenizer.decode(tokens, skip_special_tokens=True)
+            row["continuation"] = text(tokens)
             row["jaccard"] = jaccard(row["original"], row["continuation"])
     return [{"problem": r["problem_id"], "rows": own} for r, own in zip(responses, rows, strict=True)]
 

@@ -18,6 +18,7 @@ from attention_rhythm.files import atomic_folder, read_jsonl, write_npz
 from attention_rhythm.memory import in_halves
 from attention_rhythm.models import load_model
 from attention_rhythm.signals import dense
+from attention_rhythm.signals.architecture import attention_layers
 from attention_rhythm.signals.forward import forward_statistics
 from attention_rhythm.signals.heads import head_sets, select_layers
 from attention_rhythm.signals.reading import SignalConfig, mean_over
@@ -62,7 +63,7 @@ def read(
     response = torch.zeros_like(ids, dtype=torch.bool)
     for b, (start, sequence) in enumerate(zip(starts, sequences, strict=True)):
         response[b, start : len(sequence)] = True
-    layers = range(model.config.get_text_config().num_hidden_layers)
+    layers = attention_layers(model)
     statistics, entropy, logprob = forward_statistics(model, ids, response, layers, WINDOW, list(horizons.values()))
     result = []
     for b, (start, sequence) in enumerate(zip(starts, sequences, strict=True)):
@@ -87,7 +88,7 @@ def example_maps(model: PreTrainedModel, row: dict[str, Any], read: dict[str, np
     """
     start = len(row["prompt_ids"])
     ids = torch.tensor([row["prompt_ids"] + row["response_ids"][:EXAMPLE_TOKENS]], device=model.device)
-    layers = range(model.config.get_text_config().num_hidden_layers)
+    layers = attention_layers(model)
     maps = dense.attention_maps(model, ids, torch.ones_like(ids, dtype=torch.bool), layers)[0]  # (L, H, N, N)
     local, glob = head_sets(torch.from_numpy(read["span"]), SignalConfig.head_fraction)
 

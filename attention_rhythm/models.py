@@ -130,7 +130,8 @@ def load_model(
 
 def context_length(config: PretrainedConfig) -> int | None:
     """Tokens, prompt and response together, that a model was made for; None where its configuration does not say."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    declared = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return declared if declared is None or declared > 0 else None  # XLNet has -1
 
 
 def model_sha256(spec: str) -> str:

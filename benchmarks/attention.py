@@ -42,13 +42,13 @@ def methods(model: Any) -> dict[str, Callable[[Any, Any], None]]:
     """name -> function of (ids (1, N), response mask (1, N))."""
     import torch
 
-    from attention_rhythm.signals.heads import select_layers
+    from attention_rhythm.signals.architecture import layers_to_read
     from attention_rhythm.signals.reading import SignalConfig, attention_signals
     from training.actors.attn import AttnActor
     from training.actors.infer import Rollout
 
     config = SignalConfig()
-    sampled = select_layers(model.config.num_hidden_layers, config.layers, config.num_layers)
+    sampled = layers_to_read(model, config.layers, config.num_layers)
 
     def with_attention(name: str, call: Callable[[], Any]) -> None:
         before = model.config._attn_implementation

@@ -295,10 +295,15 @@ def another_model(place):
 @check
 def no_system_role(place):
     folder = place.model("strict")
-    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+        "{% endif %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    )
     write_text(folder / "chat_template.jinja", template)
-    status, said = place.evaluates(folder, "--out", place.path / "out")
-    assert status == 1 and "System role not supported" in said and "chat_template.jinja" in said
+    assert place.evaluates(folder, "--out", place.path / "out")[0] == 0
+    write_text(folder / "chat_template.jinja", "{{ raise_exception('No chats here') }}")
+    status, said = place.evaluates(folder, "--out", place.path / "other")
+    assert status == 1 and "No chats here" in said and "chat_template.jinja" in said
 
 
 @check

@@ -48,6 +48,7 @@ from attention_rhythm.credit import SIGNALS, CreditConfig, check_credited, credi
 from attention_rhythm.errors import NotFinite, ReproError
 from attention_rhythm.files import append_jsonl, read_jsonl, resume_jsonl, write_jsonl
 from attention_rhythm.generation.base import Generator, SamplingConfig
+from attention_rhythm.generation.conventions import repetition_penalty
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.grpo import AGGREGATIONS, group_advantages
 from attention_rhythm.signals.reading import SignalConfig
@@ -157,7 +158,7 @@ def train(
 
     Raises:
         ReproError: the folder holds a run and `resume` is not set, or one of other settings, another model or other
-            problems; TensorBoard is asked for and missing.
+            problems; TensorBoard is asked for and missing; the model's generation config penalises repetition.
         StaleSamplerError: actor_infer's engine does not have the weights that are trained.
         NoCreditError: a credit strategy has never given a gamma other than 1.
         DivergedError: NaN or inf in logits, attention, a reward, a loss or a gradient.
@@ -212,6 +213,7 @@ class _Run:
         generator: Generator | None,
         train_actor: Callable[..., TrainActor],
     ):
+        _check_policy(model)
         self.model, self.problems, self.prompt, self.reward = model, problems, prompt, reward
         self.config, self.folder = config, folder
         # padding is on the right and never read: without a token for it or for the end, any will do
@@ -378,6 +380,16 @@ class _Run:
 
 
 # ------------------------------------------------------------------------------------------- TensorBoard
+
+
+def _check_policy(model: PreTrainedModel) -> None:
+    """ReproError: what is sampled would not be drawn from the policy that is trained."""
+    penalty = repetition_penalty(model.generation_config)
+    if penalty != 1:
+        raise ReproError(
+            f"the model's generation config has a repetition_penalty of {penalty}: responses would not be drawn from"
+            " the policy itself; set it to 1 in generation_config.json"
+        )
 
 
 class _TensorBoard:

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import torch
 
-from attention_rhythm.errors import NotFinite
+from attention_rhythm.errors import NotFinite, ReproError
 
 
-class GenerationError(RuntimeError):
+class GenerationError(ReproError, RuntimeError):
     """Generation cannot go on (a prompt longer than the context, NaN in the logits); the message says what to do."""
 
 

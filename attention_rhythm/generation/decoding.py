@@ -1,25 +1,53 @@
-"""Decoding many continuations of few prefixes, each prefix computed and stored once.
+"""Decoding many continuations of few prefixes.
 
-A *prefix* is a token sequence whose keys and values are shared by all rows of its group: the prompt of sixteen samples,
-or a whole response of which each row re-uses the first p tokens (`visible`) before it goes its own way, as the
-perturbation study of Sec. 4.3 does. Per layer the queries of one group meet the group's keys in one matrix product.
-Rows that have finished leave the batch. There is no padding on the left and no mask of size (T, T).
+A *prefix* is a token sequence that the rows of a group share: the prompt of sixteen samples, or a whole response of
+which each row re-uses the first p tokens (`visible`) before it goes its own way, as the perturbation study of Sec. 4.3
+does. Rows that have finished leave the batch. Of two decoders, `choice` takes the first that is proven equal to full
+forward passes of the model:
+
+- `PrefixDecoder` computes and stores each prefix once. Per layer the queries of one group meet the group's keys in one
+  matrix product; there is no padding on the left and no mask of size (T, T). It knows plain softmax attention only.
+- `CacheDecoder` goes through the model's own cache of transformers, whatever its layers are.
 """
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import Cache, EncoderDecoderCache, PreTrainedModel, cache_utils
 
-from attention_rhythm.generation.base import BrokenLogits, GenerationError
-from attention_rhythm.signals.plain_attention import replaced_attention
+from attention_rhythm.generation import proof
+from attention_rhythm.generation.base import BrokenLogits
+from attention_rhythm.signals.plain_attention import UnsupportedAttention, replaced_attention
 
 _BLOCK = 64  # tokens
+# Layers of a cache that keep what a layer has computed, all of it or a window's. Others choose or compress tokens from
+# some length on: what a few tokens show proves nothing for them.
+_KNOWN_LAYERS = {
+    "DynamicLayer", "DynamicSlidingWindowLayer", "LinearAttentionLayer", "LinearAttentionAndFullAttentionLayer",
+    "LinearAttentionAndSlidingWindowAttentionLayer",
+}  # fmt: skip
+
+
+class Decoder(Protocol):
+    """Decodes B rows, token by token."""
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Feed one token to each row, (B,), and return the logits of the next one, (B, V), float32.
+
+        BrokenLogits: NaN or inf in them.
+        """
+        ...
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these rows only, (rows,) indices."""
+        ...
 
 
 class PrefixDecoder:
-    """Decodes B rows, each the continuation of one of G prefixes.
+    """Decodes B rows, each the continuation of one of G prefixes, which are stored once.
 
     Args:
         model: a causal LM with plain softmax attention, in eval mode.
@@ -27,8 +55,7 @@ class PrefixDecoder:
         group: (B,) index of each row's prefix.
         visible: (B,) how many of its prefix's tokens a row attends to; the row goes on from that position.
 
-    Raises:
-        GenerationError: a prefix that is longer than the model's context. UnsupportedAttention: another attention.
+    UnsupportedAttention: another attention.
     """
 
     def __init__(
@@ -36,9 +63,6 @@ class PrefixDecoder:
     ):
         self.model = model
         self.device = model.device
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and int(visible.max()) + 1 > limit:
-            raise GenerationError(f"a prompt of {int(visible.max()) + 1} tokens is longer than the context of {limit}")
         self.prefix_keys: dict[int, torch.Tensor] = {}  # layer -> (G, H_kv, N, D)
         self.prefix_values: dict[int, torch.Tensor] = {}
         self.keys: dict[int, torch.Tensor] = {}  # layer -> (B, H_kv, room, D)
@@ -62,7 +86,7 @@ class PrefixDecoder:
             return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
 
         with replaced_attention(self.model, remember):
-            self.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            self.model(input_ids=ids, use_cache=False, **_last_logits(self.model))
 
     def _place(self, group: torch.Tensor) -> None:
         """Give every row a slot (its group, its number in the group), so that a group's queries form one matrix."""
@@ -78,18 +102,12 @@ class PrefixDecoder:
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Feed one token to each row, (B,), and return the logits of the next one, (B, V), float32.
-
-        BrokenLogits: NaN or inf in them.
-        """
+        """See `Decoder.step`: tokens (B,) -> logits (B, V)."""
         positions = (self.visible + self.length)[:, None]
         with replaced_attention(self.model, self._attend):
             out = self.model(input_ids=tokens[:, None], position_ids=positions, use_cache=False)
         self.length += 1
-        logits = out.logits[:, -1].float()
-        if not bool(torch.isfinite(logits).all()):
-            raise BrokenLogits("NaN or inf in the logits: the weights or the number format are broken")
-        return logits
+        return _finite(out.logits[:, -1])
 
     def _attend(self, module, query, key, value, scale):
         rows, kv_heads, _, dim = key.shape
@@ -131,7 +149,7 @@ class PrefixDecoder:
         return store[layer][:, :, : self.length + 1]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows only, (rows,) indices, and drop the prefixes that no row needs any more."""
+        """See `Decoder.keep`: (rows,) indices. Prefixes that no row needs any more are dropped."""
         for store in (self.keys, self.values):
             for layer, kept in store.items():
                 store[layer] = kept[rows]
@@ -141,3 +159,127 @@ class PrefixDecoder:
             for layer, kept in store.items():
                 store[layer] = kept if len(used) == len(kept) else kept[used]
         self._place(group)
+
+
+class CacheDecoder:
+    """Decodes B rows through the model's own cache; arguments as of `PrefixDecoder`.
+
+    Rows of unequal length are padded on the left: only for a model that is proven to bear it.
+
+    Args:
+        positions: hand the model its position ids, rather than let it count by itself.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prefixes: list[torch.Tensor],
+        group: torch.Tensor,
+        visible: torch.Tensor,
+        positions: bool = True,
+    ):
+        self.model = model
+        self.positions = positions
+        self.cache_name = "cache_params" if proof.accepts(model, "cache_params") else "past_key_values"
+        self.contexts = [prefixes[g][:v] for g, v in zip(group.tolist(), visible.tolist(), strict=True)]
+        self.visible = visible.to(model.device)
+        self.length = 0  # tokens fed so far, the same for every row
+        self.cache: Any = None
+        self.mask: torch.Tensor | None = None  # (B, N): 1 where a token is; None where rows are of one length
+
+    @torch.inference_mode()
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See `Decoder.step`: tokens (B,) -> logits (B, V)."""
+        if self.cache is None:
+            logits = self._prefill(tokens)
+        else:
+            if self.mask is not None:
+                self.mask = F.pad(self.mask, (0, 1), value=1)
+            positions = (self.visible + self.length)[:, None]
+            logits = self._forward(tokens[:, None], positions, self.mask, **{self.cache_name: self.cache})
+        self.length += 1
+        return _finite(logits)
+
+    def _prefill(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The logits (B, V) after each row's context and its first token; equal rows are computed once."""
+        rows = [(*context.tolist(), token) for context, token in zip(self.contexts, tokens.tolist(), strict=True)]
+        distinct = list(dict.fromkeys(rows))
+        longest = max(map(len, distinct))
+        filled = [[row[0]] * (longest - len(row)) + list(row) for row in distinct]  # what stands there is not seen
+        lengths = torch.tensor([len(row) for row in distinct], device=tokens.device)[:, None]
+        positions = torch.arange(longest, device=tokens.device) - (longest - lengths)  # (distinct, N)
+        mask = None if int(lengths.min()) == longest else (positions >= 0).long()
+        logits = self._forward(torch.tensor(filled, device=tokens.device), positions.clamp(min=0), mask)
+        number = {row: n for n, row in enumerate(distinct)}
+        owner = torch.tensor([number[row] for row in rows], device=tokens.device)
+        self.mask = None if mask is None else mask[owner]
+        if len(distinct) < len(rows):
+            self.cache.reorder_cache(owner)
+        return logits[owner]
+
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, **settings
+    ) -> torch.Tensor:
+        """The logits (rows, V) after ids (rows, N); the cache holds them from here on."""
+        if self.positions and proof.accepts(self.model, "position_ids"):
+            settings["position_ids"] = positions
+        if mask is not None:
+            settings["attention_mask"] = mask
+        out = self.model(input_ids=ids, use_cache=True, **settings, **_last_logits(self.model))
+        if self.cache is None:
+            self.cache = _known(getattr(out, self.cache_name, None))
+        return out.logits[:, -1]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """See `Decoder.keep`: (rows,) indices."""
+        self.visible = self.visible[rows]
+        self.contexts = [self.contexts[row] for row in rows.tolist()]
+        self.mask = None if self.mask is None else self.mask[rows]
+        if self.cache is not None:
+            self.cache.reorder_cache(rows)
+
+
+class Lanes:
+    """Rows that may not stand in one batch: one decoder for each lane, all fed in the same step."""
+
+    def __init__(self, lanes: list[tuple[torch.Tensor, Decoder]]):
+        self.lanes = lanes  # (rows, decoder): indices of its rows
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See `Decoder.step`: tokens (B,) -> logits (B, V)."""
+        parts = [decoder.step(tokens[rows]) for rows, decoder in self.lanes]
+        order = torch.cat([rows for rows, _ in self.lanes]).argsort()
+        return torch.cat(parts)[order]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """See `Decoder.keep`: (rows,) indices."""
+        kept = []
+        for own, decoder in self.lanes:
+            mine, new = (own[:, None] == rows).nonzero(as_tuple=True)  # old place in the lane, new place in the batch
+            if len(mine):
+                decoder.keep(mine)
+                kept.append((new, decoder))
+        self.lanes = kept
+
+
+def _known(cache: object) -> Cache:
+    """The cache itself. UnsupportedAttention: it does more than to keep keys, values and states of what it is given."""
+    if not isinstance(cache, Cache):
+        raise UnsupportedAttention("it keeps its state in another form than transformers' Cache")
+    parts = (cache.self_attention_cache,) if isinstance(cache, EncoderDecoderCache) else (cache,)
+    for layer in (layer for part in parts for layer in part.layers):
+        kind = type(layer)
+        if kind.__module__ != cache_utils.__name__ or kind.__name__ not in _KNOWN_LAYERS:
+            raise UnsupportedAttention(f"its cache has layers of a kind not known here ({kind.__name__})")
+    return cache
+
+
+def _last_logits(model: PreTrainedModel) -> dict[str, int]:
+    return {"logits_to_keep": 1} if proof.accepts(model, "logits_to_keep") else {}
+
+
+def _finite(logits: torch.Tensor) -> torch.Tensor:
+    logits = logits.float()
+    if not bool(torch.isfinite(logits).all()):
+        raise BrokenLogits("NaN or inf in the logits: the weights or the number format are broken")
+    return logits

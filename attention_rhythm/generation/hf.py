@@ -7,20 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from attention_rhythm.generation.base import Completion, SamplingConfig
-from attention_rhythm.generation.decoding import PrefixDecoder
+from attention_rhythm.generation.base import Completion, GenerationError, SamplingConfig
+from attention_rhythm.generation.choice import Rows, make_decoder
+from attention_rhythm.generation.conventions import ResponseText, repetition_penalty, stop_token_ids
+from attention_rhythm.generation.proof import language_model
 
 # Finished rows leave once they are this share of the batch: leaving copies the caches of those that stay.
 _LEAVE_AT = 0.125
-
-
-def stop_token_ids(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens that end a response: those of a model's generation config and the tokenizer's end of sequence."""
-    declared = config.eos_token_id if config else None
-    stops = set(declared if isinstance(declared, list) else [declared]) | {tokenizer.eos_token_id}
-    return {int(s) for s in stops if s is not None}
 
 
 def uniform_draws(prompt: Sequence[int], seed: int, sample: int, count: int) -> np.ndarray:
@@ -41,9 +37,36 @@ def draw(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> tor
     return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
+class Repetition:
+    """The repetition penalty of a generation config, as transformers applies it: to the tokens of prompt and response.
+
+    Args:
+        rows: the token ids of each row so far.
+        penalty: logits of tokens that were there before are divided by it, negative ones multiplied.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[int]], penalty: float):
+        self.rows, self.penalty = rows, penalty
+        self.seen: torch.Tensor | None = None  # (B, V), once V is known
+
+    def __call__(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The logits (b, V) of the rows (b,) with the penalty."""
+        if self.seen is None:
+            self.seen = torch.zeros(len(self.rows), logits.shape[-1], dtype=torch.bool, device=logits.device)
+            for seen, row in zip(self.seen, self.rows, strict=True):
+                seen[torch.tensor(row, device=logits.device)] = True
+        lower = torch.where(logits < 0, logits * self.penalty, logits / self.penalty)
+        return torch.where(self.seen[rows], lower, logits)
+
+    def add(self, rows: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Each of the rows (b,) has one more token, (b,)."""
+        assert self.seen is not None
+        self.seen[rows, tokens] = True
+
+
 @torch.inference_mode()
 def continue_rows(
-    model: PreTrainedModel,
+    model: nn.Module,
     prefixes: Sequence[Sequence[int]],
     group: Sequence[int],
     visible: Sequence[int],
@@ -59,15 +82,24 @@ def continue_rows(
         group, visible: (B,) each row's prefix, and how many of its tokens the row sees.
         first: (B,) the token that follows the visible part; it is given, not part of the result.
         limits: (B,) most tokens to generate for each row, at least 1.
-        choose: (logits (b, V), indices of the rows (b,), step) -> tokens (b,).
+        choose: (logits (b, V), indices of the rows (b,), step) -> tokens (b,). The repetition penalty of the model's
+            generation config is in these logits.
 
     Returns:
-        For each row its tokens (a stop token included) and their log-probabilities in nats at temperature 1.
+        For each row its tokens (a stop token included) and their log-probabilities in nats at temperature 1, without a
+        penalty.
+
+    Raises:
+        GenerationError: the context is too short, or the model is not at hand (a wrapper, the meta device).
+            UnsupportedAttention: no decoder is right for the model. BrokenLogits: NaN or inf in what it predicts.
     """
+    model = language_model(model)
     device = model.device
-    decoder = PrefixDecoder(
-        model, [torch.tensor(p, dtype=torch.long) for p in prefixes], torch.tensor(group), torch.tensor(visible)
-    )
+    penalty = repetition_penalty(model.generation_config)
+    before = [[*prefixes[g][:v], token] for g, v, token in zip(group, visible, first, strict=True)]
+    repetition = Repetition(before, penalty) if penalty != 1 else None
+    texts = [torch.tensor(p, dtype=torch.long) for p in prefixes]
+    decoder = make_decoder(model, Rows(texts, group, visible, limits))
     tokens: list[list[int]] = [[] for _ in first]
     logprobs: list[list[float]] = [[] for _ in first]
     rows = torch.arange(len(first), device=device)
@@ -78,7 +110,9 @@ def continue_rows(
     step = 0
     while True:
         logits = decoder.step(current)  # (b, V)
-        current = choose(logits, rows, step)
+        current = choose(logits if repetition is None else repetition(logits, rows), rows, step)
+        if repetition is not None:
+            repetition.add(rows, current)
         picked = logits.gather(-1, current[:, None])[:, 0] - logits.logsumexp(-1)  # (b,)
         for row, token, logprob, done in zip(
             rows.tolist(), current.tolist(), picked.tolist(), finished.tolist(), strict=True
@@ -98,17 +132,37 @@ def continue_rows(
 
 
 class HFGenerator:
-    """Generates with a Hugging Face model; the n samples of a prompt share its keys and values."""
+    """Generates with a Hugging Face model: the n samples of a prompt share its keys and values where the model allows.
+
+    The repetition penalty of the model's generation config is obeyed; its temperature, top_p and their like are not:
+    `SamplingConfig` says how tokens are drawn.
+
+    Args:
+        model: of transformers, with LoRA or without.
+        tokenizer: anything with `decode` and `eos_token_id`.
+
+    GenerationError: a model that cannot be decoded as it is (on the meta device, wrapped), or whose generation config
+    asks for what is not applied here.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        config = language_model(model).generation_config
+        repetition_penalty(config)
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.stops = stop_token_ids(model.generation_config, tokenizer)
+        self.stops = stop_token_ids(config, tokenizer)
+        self.text = ResponseText(tokenizer, self.stops)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
-        """See `Generator.generate`. All prompts form one batch: callers cut their work to what memory holds."""
+        """See `Generator.generate`. All prompts form one batch: callers cut their work to what memory holds.
+
+        Raises: see `continue_rows`; GenerationError for a prompt without tokens, too.
+        """
         if not prompts:
             return []
+        for number, prompt in enumerate(prompts):
+            if len(prompt) == 0:
+                raise GenerationError(f"prompt {number} has no tokens: begin it with a token, as that of the sequence")
         numbers = [(p, s) for p in range(len(prompts)) for s in range(sampling.samples)]
         uniform = torch.from_numpy(
             np.stack([uniform_draws(prompts[p], sampling.seed, s, sampling.max_new_tokens) for p, s in numbers])
@@ -128,7 +182,7 @@ class HFGenerator:
         return [
             Completion(
                 token_ids=ids,
-                text=str(self.tokenizer.decode(ids, skip_special_tokens=True)),
+                text=self.text(ids),
                 logprobs=lps,
                 finish_reason="stop" if ids[-1] in self.stops and not sampling.ignore_eos else "length",
             )

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from attention_rhythm.errors import ReproError
 from attention_rhythm.generation.base import BrokenLogits, Completion, GenerationError, SamplingConfig
-from attention_rhythm.generation.hf import stop_token_ids
+from attention_rhythm.generation.conventions import ResponseText, repetition_penalty, stop_token_ids
 from attention_rhythm.models import resolve_model
 
 _HEAD = "lm_head.weight"
@@ -64,7 +64,10 @@ class VLLMGenerator:
         folder = Path(folder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.tokenizer = tokenizer
-        self.stops = stop_token_ids(_generation_config(folder, config), tokenizer)
+        declared = _generation_config(folder, config)
+        self.penalty = repetition_penalty(declared)
+        self.stops = stop_token_ids(declared, tokenizer)
+        self.text = ResponseText(tokenizer, self.stops)
         self.tied = bool(config.get_text_config().tie_word_embeddings)
         self.shapes = _parameter_shapes(folder)  # of what `update_weights` takes
         if self.tied:
@@ -111,6 +114,7 @@ class VLLMGenerator:
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_new_tokens,
                 seed=_request_seed(prompt, sampling.seed, number),
+                repetition_penalty=self.penalty,
                 logprobs=0,  # of the chosen token alone; vLLM takes them before the temperature
                 stop_token_ids=[] if sampling.ignore_eos else sorted(self.stops),
                 ignore_eos=True,  # `stop_token_ids` are all there are
@@ -130,7 +134,7 @@ class VLLMGenerator:
             raise BrokenLogits("NaN or inf in the log-probabilities: the weights or the number format are broken")
         return Completion(
             token_ids=token_ids,
-            text=str(self.tokenizer.decode(token_ids, skip_special_tokens=True)),
+            text=self.text(token_ids),
             logprobs=logprobs,
             finish_reason=output.finish_reason,
         )

@@ -1,7 +1,7 @@
 """The equations of Sec. 4, literally, from eager N x N attention maps: the oracle, and the source of small heat maps.
 
-Nothing here is shared with `streaming`: padding is left as it is, masks are transformers'
-own, sums run over whole rows.
+Nothing of the computation is shared with `streaming`: masks and softmax are transformers' own, each sequence is read
+alone without padding, sums run over whole rows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from attention_rhythm.signals.architecture import (
+    UnsupportedAttention,
+    attention_implementation,
+    attention_layers,
+    check_readable,
+    fresh_positions,
+    language_model,
+    text_config,
+)
 
 Horizon = tuple[int, int | None]
 
@@ -20,23 +31,41 @@ Horizon = tuple[int, int | None]
 def attention_maps(
     model: PreTrainedModel, input_ids: Int[Tensor, "B N"], attention_mask: Bool[Tensor, "B N"], layers: Sequence[int]
 ) -> Float[Tensor, "B L H N N"]:
-    """A[l, h][t, s] of the given layers in float32, from eager attention; rows of padding tokens are meaningless."""
-    config = model.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = "eager"
-    positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-    try:
-        out = model(
-            input_ids=input_ids,
-            attention_mask=attention_mask.long(),
-            position_ids=positions,
-            use_cache=False,
-            output_attentions=True,
-            logits_to_keep=1,
+    """The weights A[l, h][t, s] of layers (the model's own numbers), float32, from eager attention; 0 at padding.
+
+    Each sequence is read alone: no padding is there to be seen, and positions begin where the model begins them.
+
+    UnsupportedAttention: the model gives no maps, or not one for each layer of softmax attention.
+    """
+    model = language_model(model)
+    check_readable(model, int(attention_mask.sum(1).max()))
+    maps = None
+    for b, own in enumerate(attention_mask):
+        with attention_implementation(model, "eager"), fresh_positions(model):
+            out = model(input_ids=input_ids[b : b + 1, own], use_cache=False, output_attentions=True, logits_to_keep=1)
+        found = _by_layer(model, out)
+        if missing := [layer for layer in layers if layer not in found]:
+            raise UnsupportedAttention(f"layers {missing} of {model.config.model_type} give no attention maps")
+        alone = torch.stack([found[layer][0].float() for layer in layers])  # (L, H, n, n)
+        if maps is None:
+            maps = alone.new_zeros(len(input_ids), *alone.shape[:2], *[input_ids.shape[1]] * 2)
+        start = int(own.nonzero()[0])
+        maps[b, :, :, start : start + alone.shape[-1], start : start + alone.shape[-1]] = alone
+    assert maps is not None  # a batch has a sequence
+    return maps
+
+
+def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 H n n"]]:
+    """The maps that a model gave, by layer. transformers leaves out the layers that have none."""
+    maps = [x for x in getattr(out, "attentions", None) or () if x is not None]
+    numbers: Sequence[int] = range(text_config(model).num_hidden_layers)
+    if len(maps) != len(numbers):
+        numbers = attention_layers(model)
+    if len(maps) != len(numbers):
+        raise UnsupportedAttention(
+            f"{model.config.model_type} gives {len(maps)} attention maps for {len(numbers)} layers of attention"
         )
-    finally:
-        config._attn_implementation = before
-    return torch.stack([out.attentions[layer].float() for layer in layers], 1)
+    return dict(zip(numbers, maps, strict=True))
 
 
 def span(maps: Float[Tensor, "B L H N N"], response: Bool[Tensor, "B N"]) -> Float[Tensor, "B L H"]:

@@ -2,35 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from attention_rhythm.errors import NotFinite
+from attention_rhythm.signals.architecture import UnsupportedAttention, backbone, exclusive
 
-# Settings under which a model's logits are more than `lm_head(hidden)`, and the value at which they are not.
-_LOGIT_SETTINGS = {
-    "final_logit_softcapping": None,
-    "logits_scaling": 1.0,
-    "logit_scale": 1.0,
-    "lm_head_multiplier": 1.0,
-}
+OutputHead = Callable[[Float[Tensor, "M D"]], Float[Tensor, "M V"]]
 
 
-def output_head(model: PreTrainedModel) -> torch.nn.Module:
-    """The module that turns hidden states into logits. ValueError if the model does more than that to its logits."""
-    config = model.config.get_text_config()
-    for name, neutral in _LOGIT_SETTINGS.items():
-        if (value := getattr(config, name, neutral)) not in (neutral, None):
-            raise ValueError(
-                f"{config.model_type} changes its logits ({name}={value}): entropy in chunks would be wrong"
-            )
-    return model.get_output_embeddings()
+class _Decoded:
+    """What a decoder returns, as far as a model needs it to make logits: hidden states, and nothing else."""
+
+    def __init__(self, hidden: Float[Tensor, "1 M D"]):
+        self.last_hidden_state = hidden
+
+    def __getattr__(self, name: str) -> None:
+        """None: what a decoder returns beside. AttributeError: a name of Python's own."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return (self.last_hidden_state,)[index]
+
+
+def output_head(model: PreTrainedModel) -> OutputHead:
+    """The function from hidden states to logits: the model's own forward, without its decoder.
+
+    So heads of several layers, soft caps and scales are what they are in the model. Differentiable.
+
+    UnsupportedAttention, when it is called: the model's logits follow from more than the decoder's hidden states.
+    """
+    decoder = backbone(model)
+
+    def logits(hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
+        calls: list[None] = []
+
+        def stub(*_: Any, **__: Any) -> _Decoded:
+            calls.append(None)
+            return _Decoded(hidden[None])
+
+        unused = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+        with exclusive(model):
+            own = vars(decoder).get("forward")  # what a library has put in the place of the method of the class
+            decoder.forward = stub
+            try:
+                out = model(input_ids=unused, use_cache=False)
+            finally:
+                del decoder.forward
+                if own is not None:
+                    decoder.forward = own
+        found = out[0] if isinstance(out, tuple) else out.logits
+        if len(calls) != 1 or found.shape[:2] != unused.shape:
+            raise UnsupportedAttention(f"{model.config.model_type} makes its logits of more than its hidden states")
+        return found[0]
+
+    return logits
 
 
 def token_statistics(
-    hidden: Float[Tensor, "M D"], head: torch.nn.Module, tokens: Int[Tensor, "M"], chunk: int = 256
+    hidden: Float[Tensor, "M D"], head: OutputHead, tokens: Int[Tensor, "M"], chunk: int = 256
 ) -> tuple[Float[Tensor, "M"], Float[Tensor, "M"]]:
     """Entropy H = -sum_v p log p and log-probability log p(token), in nats, of what `hidden` predicts.
 
@@ -51,7 +87,7 @@ def token_statistics(
 
 def response_entropy(
     hidden: Float[Tensor, "B N D"],
-    head: torch.nn.Module,
+    head: OutputHead,
     input_ids: Int[Tensor, "B N"],
     response: Bool[Tensor, "B N"],
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:

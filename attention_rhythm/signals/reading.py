@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from attention_rhythm.errors import NotFinite
 from attention_rhythm.signals import dense, streaming
+from attention_rhythm.signals.architecture import language_model, layers_to_read
 from attention_rhythm.signals.heads import head_sets as sets_of_heads
-from attention_rhythm.signals.heads import select_layers
 
 HeadSets = tuple[Bool[Tensor, "*batch L H"], Bool[Tensor, "*batch L H"]]
 
@@ -47,11 +46,11 @@ class Signals:
     head_span: Float[Tensor, "B L H"]  # tokens
     local_heads: Bool[Tensor, "B L H"]
     global_heads: Bool[Tensor, "B L H"]
-    layers: Int[Tensor, "L"]
+    layers: Int[Tensor, "L"]  # the model's own numbers
 
 
 def attention_signals(
-    model: PreTrainedModel,
+    model: nn.Module,
     input_ids: Int[Tensor, "B N"],
     attention_mask: Bool[Tensor, "B N"],
     response_mask: Bool[Tensor, "B N"],
@@ -62,7 +61,11 @@ def attention_signals(
 ) -> Signals:
     """WAAD (Eq. 9) and FAI (Eq. 10) of each response token from one forward pass.
 
+    Windows, chunks, soft caps and sinks of the model are what they are in it: A = 0 outside a window, and a row with a
+    sink sums to less than one. Of a hybrid, only the layers of softmax attention are read and counted.
+
     Args:
+        model: a causal LM of transformers, or one with LoRA or IA3 adapters of PEFT.
         input_ids: prompt and response, padded on the left or on the right.
         attention_mask: True on prompt and response, contiguous.
         response_mask: True on the response, R.
@@ -73,11 +76,12 @@ def attention_signals(
 
     Raises:
         ValueError: shapes that do not match, a mask with holes, a response without tokens, an unknown method.
-        UnsupportedAttention: streaming only; the model's attention is more than a plain causal softmax.
+        UnsupportedAttention: the model's attention is not understood; the message says why.
     """
     attention_mask, response_mask = attention_mask.bool(), response_mask.bool()
     check_masks(input_ids, attention_mask, response_mask)
-    layers = select_layers(model.config.get_text_config().num_hidden_layers, config.layers, config.num_layers)
+    model = language_model(model)
+    layers = layers_to_read(model, config.layers, config.num_layers)
     if method == "dense":
         maps = dense.attention_maps(model, input_ids, attention_mask, layers)
         span = dense.span(maps, response_mask)
@@ -86,7 +90,13 @@ def attention_signals(
     elif method == "streaming":
         order, back = right_padding(attention_mask)
         statistics = streaming.head_statistics(
-            model, input_ids.gather(1, order), response_mask.gather(1, order), layers, config.window, [config.horizon]
+            model,
+            input_ids.gather(1, order),
+            response_mask.gather(1, order),
+            layers,
+            config.window,
+            [config.horizon],
+            attention_mask.sum(1),
         )
         span = statistics.span
         per_head_waad, per_head_fai = (
@@ -109,11 +119,19 @@ def combine_heads(
 ) -> Signals:
     """From per-head statistics to signals: draw the head sets (Eq. 8), average over them, keep the response.
 
-    NotFinite: NaN or inf in the spans.
+    NotFinite: NaN or inf in the spans. ValueError: head sets of another shape, or without heads.
     """
     if not bool(torch.isfinite(span).all()):
         raise NotFinite("NaN or inf in the attention: the weights or the number format are broken")
     local, glob = head_sets if head_sets is not None else sets_of_heads(span, config.head_fraction)
+    for heads, name in ((local, "local"), (glob, "global")):
+        if heads.dtype != torch.bool or heads.shape not in (span.shape, span.shape[1:]):
+            raise ValueError(
+                f"the {name} heads must be bool of shape (L, H) = {tuple(span.shape[1:])} or (B, L, H), "
+                f"not {heads.dtype} of {tuple(heads.shape)}"
+            )
+        if not bool(heads.any(-1).any(-1).all()):
+            raise ValueError(f"a set of {name} heads is empty: its mean is not defined")
     local, glob = local.expand_as(span), glob.expand_as(span)
     waad_local, fai_global = mean_over(waad, local), mean_over(fai, glob)  # (B, N)
     if config.row == "predictor":
@@ -158,6 +176,8 @@ def check_masks(
     if not input_ids.shape == attention_mask.shape == response_mask.shape:
         shapes = [tuple(x.shape) for x in (input_ids, attention_mask, response_mask)]
         raise ValueError(f"input_ids, attention_mask and response_mask must have one shape, not {shapes}")
+    if input_ids.ndim != 2 or not input_ids.numel():
+        raise ValueError(f"input_ids of shape {tuple(input_ids.shape)} hold no sequence")
     edges = (attention_mask[:, 1:] != attention_mask[:, :-1]).sum(1)
     holes = edges > 2 - attention_mask[:, 0].long() - attention_mask[:, -1].long()
     for wrong, what in (

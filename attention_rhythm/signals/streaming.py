@@ -11,8 +11,11 @@ row, and the statistics follow from q, k and that number:
   sum_s A min(t-s, W) = W - sum_{t-s<W} A (W-t+s).
 - FAI (Eq. 10) needs the rows s+H_lo .. s+H_hi of column s.
 
-The last two are read off tiles of exp(scale q k^T - lse) that cover the band and nothing else. Time and memory are
-linear in N for a bounded horizon; with an open one (H_hi = None) time is quadratic and memory still linear.
+The last two are read off tiles of exp(scale q k^T - lse) that cover the band and nothing else. A layer whose attention
+is more than full (a window, chunks, a soft cap, a bias: `attention`) is computed in such tiles as a whole, over the
+keys that its rule shows. With sinks a row sums to rho < 1, and sum_s A min(t-s, W) = W rho - sum_{t-s<W} A (W-t+s).
+Time and memory are linear in N for a bounded horizon; with an open one (H_hi = None) time is quadratic and memory still
+linear.
 
 On a GPU where Triton is installed, `streaming_triton` does the same in kernels of its own.
 """
@@ -34,7 +37,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from attention_rhythm.errors import NotFinite
-from attention_rhythm.signals.plain_attention import UnsupportedAttention, replaced_attention
+from attention_rhythm.signals.architecture import (
+    UnsupportedAttention,
+    check_readable,
+    fresh_positions,
+    language_model,
+    read_alone,
+)
+from attention_rhythm.signals.attention import Attention, described_attention
 
 Horizon = tuple[int, int | None]
 
@@ -106,24 +116,91 @@ def attention_and_span(
     return out[..., :dim], lse, distance
 
 
+def tiled_attention(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G T D"],
+    value: Float[Tensor, "B G T Dv"],
+    attention: Attention,
+) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
+    """What `attention_and_span` gives (nats, tokens), of any attention but for its sinks, in ordinary matrix products.
+
+    Only keys that the rule shows to some query of a tile are touched.
+    """
+    batch, heads, length, dim = query.shape
+    groups = key.shape[1]
+    grouped = query.reshape(batch, groups, heads // groups, length, dim)
+    out = query.new_empty(batch, heads, length, value.shape[3])
+    lse, distance = (query.new_empty(batch, heads, length, dtype=torch.float32) for _ in range(2))
+    for t0 in range(0, length, _TILE):
+        t1, s0 = min(t0 + _TILE, length), attention.first_key(t0)
+        products = grouped[:, :, :, t0:t1].flatten(2, 3) @ key[:, :, s0:t1].transpose(-1, -2)  # (B, G, H/G * t, s)
+        scores = attention.scores_(products.float().view(batch, heads, t1 - t0, t1 - s0), t0, s0)
+        away = torch.arange(t0, t1, device=query.device)[:, None] - torch.arange(s0, t1, device=query.device)
+        scores = scores.masked_fill_(away < 0, float("-inf"))
+        lse[:, :, t0:t1] = scores.logsumexp(-1)
+        weights = torch.exp_(scores.sub_(lse[:, :, t0:t1, None]))  # (B, H, t, s)
+        mixed = weights.to(value.dtype).view(batch, groups, -1, t1 - s0) @ value[:, :, s0:t1]  # (B, G, H/G * t, Dv)
+        out[:, :, t0:t1] = mixed.view(batch, heads, t1 - t0, value.shape[3])
+        distance[:, :, t0:t1] = (weights * away).sum(-1)
+    return out, lse, distance
+
+
+def read_attention(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G T D"],
+    value: Float[Tensor, "B G T Dv"],
+    attention: Attention,
+) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"], Float[Tensor, "B H T"] | None]:
+    """Output, log-sum-exp (nats), sum_s A[t, s] (t - s) (tokens), and rho, what each row sums to; None: to one."""
+    if attention.full:
+        out, lse, distance = attention_and_span(query, key, value, attention.scale)
+    else:
+        out, lse, distance = tiled_attention(query, key, value, attention)
+    if attention.sinks is None:
+        return out, lse, distance, None
+    whole = torch.logaddexp(lse, attention.sinks[:, None])  # (B, H, T)
+    rho = torch.exp(lse - whole)
+    return out * rho[..., None], whole, distance * rho, rho
+
+
+def attention_output(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G T D"],
+    value: Float[Tensor, "B G T Dv"],
+    attention: Attention,
+) -> Float[Tensor, "B H T Dv"]:
+    """The output alone, in the unit and the number format of `value`: what a layer that is not read costs."""
+    if not attention.plain:
+        return read_attention(query, key, value, attention)[0].to(value.dtype)
+    width = value.shape[3]
+    if width < query.shape[3]:  # the fused kernels want one head size for all three
+        value = F.pad(value, (0, query.shape[3] - width))
+    scale = attention.scale
+    out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+    return out[..., :width]
+
+
 def band_statistics(
     query: Float[Tensor, "B H T D"],
     key: Float[Tensor, "B G T D"],
     lse: Float[Tensor, "B H T"],
-    scale: float,
+    attention: Attention,
     response: Bool[Tensor, "B T"],
     window: int,
     horizons: Sequence[Horizon],
+    rho: Float[Tensor, "B H T"] | None = None,
 ) -> tuple[Float[Tensor, "B H T"], list[Float[Tensor, "B H T"]]]:
     """WAAD of each row (Eq. 9; tokens) and FAI of each column (Eq. 10; a mean attention weight), for each head.
 
-    Only the tiles that the bands touch are computed.
+    Only the tiles that the bands touch are computed. rho: what each row sums to; None: to one.
     """
-    if kernels := triton_kernels(query.device):
-        waad = kernels.waad_rows(query, key, lse, scale, response, window)
-        received = kernels.received_attention(query, key, lse, scale, response, horizons)
+    if attention.plain and (kernels := triton_kernels(query.device)):
+        waad = kernels.waad_rows(query, key, lse, attention.scale, response, window)
+        received = kernels.received_attention(query, key, lse, attention.scale, response, horizons)
     else:
-        waad, received = _band_tiles(query, key, lse, scale, response, window, horizons)
+        waad, received = _band_tiles(query, key, lse, attention, response, window, horizons)
+        if rho is not None:
+            waad = waad - min(window, query.shape[2]) * (1 - rho)
     return waad, [_mean_received(total, response, horizon) for total, horizon in zip(received, horizons, strict=True)]
 
 
@@ -131,12 +208,15 @@ def _band_tiles(
     query: Float[Tensor, "B H T D"],
     key: Float[Tensor, "B G T D"],
     lse: Float[Tensor, "B H T"],
-    scale: float,
+    attention: Attention,
     response: Bool[Tensor, "B T"],
     window: int,
     horizons: Sequence[Horizon],
 ) -> tuple[Float[Tensor, "B H T"], list[Float[Tensor, "B H T"]]]:
-    """WAAD of each row, and for each horizon what each column received in sum, in ordinary matrix products."""
+    """WAAD of each row as if rows summed to one, and for each horizon what each column received in sum.
+
+    In ordinary matrix products.
+    """
     batch, heads, length, dim = query.shape
     groups = key.shape[1]
     grouped = query.reshape(batch, groups, heads // groups, length, dim)
@@ -150,15 +230,15 @@ def _band_tiles(
     for t0 in range(max(start - 1, 0), end, _TILE):
         t1 = min(t0 + _TILE, end)
         reach = [start if high is None else max(t0 - high, start) for _, high in horizons]
-        s0 = max(min([t0 - window + 1, *reach]), 0)
+        s0 = max(min([t0 - window + 1, *reach]), attention.first_key(t0))
         scores = grouped[:, :, :, t0:t1].flatten(2, 3) @ key[:, :, s0:t1].transpose(-1, -2)  # (B, G, H/G * t, s)
         scores = scores.view(batch, heads, t1 - t0, t1 - s0)
-        weights = torch.exp_(scores.mul_(scale).sub_(lse[:, :, t0:t1, None]))  # A[t, s] where s <= t
+        weights = torch.exp_(attention.scores_(scores, t0, s0).sub_(lse[:, :, t0:t1, None]))  # A[t, s] where s <= t
         distance = torch.arange(t0, t1, device=query.device)[:, None] - torch.arange(s0, t1, device=query.device)
         # above the diagonal exp() may be inf, which no product with 0 takes away
         weights[..., t0 - s0 :].masked_fill_(distance[:, t0 - s0 :] < 0, 0)
 
-        near = max(t0 - window + 1, 0) - s0  # first column inside the window of any row
+        near = max(t0 - window + 1, s0) - s0  # first column inside the window of any row
         kernel = torch.where(distance >= 0, window - distance, 0).clamp_(min=0).to(weights.dtype)
         waad[:, :, t0:t1] = window - torch.einsum("bhts,ts->bht", weights[..., near:], kernel[:, near:])
 
@@ -182,7 +262,7 @@ def _mean_received(
 
 
 class SignalRecorder:
-    """An attention function for `replaced_attention` that also gathers `HeadStatistics`.
+    """An attention function for `described_attention` that also gathers `HeadStatistics`.
 
     Args:
         layers: the sampled layers.
@@ -205,29 +285,32 @@ class SignalRecorder:
         self._read: dict[int, tuple[Tensor, Tensor, list[Tensor]]] = {}
         self._total: Tensor | float = 0.0
 
-    def __call__(self, module, query, key, value, scale):
+    def __call__(self, module, query, key, value, attention):
         # the fused CPU kernel gives zeros where a query is NaN: what is broken has to be seen before it
         self._total = self._total + query.sum(dtype=torch.float32) + key.sum(dtype=torch.float32)
         layer, device = module.layer_idx, query.device
+        attention = attention.within(query.shape[2])
         if layer not in self.layers:
-            return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+            return attention_output(query, key, value, attention)
+        if layer in self._read:
+            raise UnsupportedAttention(f"layer {layer} attends twice in one pass: which is meant is not known")
         autocast = torch.is_autocast_enabled(device.type)
         own = torch.get_autocast_dtype(device.type) if autocast else query.dtype  # what the model's attention runs in
         # Positions and small weights do not survive bfloat16. Triton's kernels keep float32 sums of the model's own
         # numbers; the others are handed float32, and autocast, which would undo that, is off in the layers read.
-        dtype = own if triton_kernels(device) else torch.float32
+        dtype = own if attention.plain and triton_kernels(device) else torch.float32
         with torch.autocast(device.type, enabled=False):
-            out = self._attend(layer, query.to(dtype), key.to(dtype), value.to(dtype), scale)
+            out = self._attend(layer, query.to(dtype), key.to(dtype), value.to(dtype), attention)
         if self.early_exit and layer == self.layers[-1]:
             raise _LastLayerRead
         return out.to(own)
 
-    def _attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def _attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
         """Attention output of a sampled layer, whose statistics are kept."""
-        out, lse, distance = attention_and_span(query, key, value, scale)
+        out, lse, distance, rho = read_attention(query, key, value, attention)
         rows = self.response[:, None]
         span = torch.where(rows, distance, 0).sum(-1) / rows.sum(-1)  # (B, H)
-        band = band_statistics(query, key, lse, scale, self.response, self.window, self.horizons)
+        band = band_statistics(query, key, lse, attention, self.response, self.window, self.horizons, rho)
         self._read[layer] = (span, *band)
         return out
 
@@ -241,6 +324,9 @@ class SignalRecorder:
         missing = [layer for layer in self.layers if layer not in self._read]
         if missing:
             raise UnsupportedAttention(f"layers {missing} did not go through the attention interface: no signals")
+        if len({self._read[layer][0].shape for layer in self.layers}) > 1:
+            heads = [self._read[layer][0].shape[1] for layer in self.layers]
+            raise UnsupportedAttention(f"layers {list(self.layers)} have {heads} heads: read layers that have as many")
         spans, waads, fais = zip(*(self._read[layer] for layer in self.layers), strict=True)
         fai = tuple(torch.stack(f, 1) for f in zip(*fais, strict=True))  # one for each horizon
         return HeadStatistics(self.layers, torch.stack(spans, 1), torch.stack(waads, 1), fai)
@@ -274,6 +360,37 @@ def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
                 mlp.forward = forward
 
 
+def in_batches(
+    model: PreTrainedModel,
+    response: Bool[Tensor, "B N"],
+    lengths: Int[Tensor, "B"] | None,
+    read: Callable[[Tensor, int], tuple[HeadStatistics, tuple[Tensor, ...]]],
+) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
+    """`read(rows, width)` of the rows that may stand in one batch, put together; NaN where a row was cut.
+
+    lengths: of the sequences; None: each ends with its response.
+    """
+    width = response.shape[1]
+    if lengths is None:
+        lengths = (response * torch.arange(1, width + 1, device=response.device)).amax(1)
+    batches = read_alone(model, lengths, width)
+    if len(batches) == 1 and batches[0][1] == width:
+        return read(*batches[0])
+    parts = []
+    for rows, own in batches:
+        with fresh_positions(model):
+            parts.append(read(rows, own))
+
+    def together(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("nan")) for x in tensors])
+
+    statistics = [part[0] for part in parts]
+    fai = tuple(together(list(f)) for f in zip(*(s.fai for s in statistics), strict=True))
+    spans, waads = torch.cat([s.span for s in statistics]), together([s.waad for s in statistics])
+    others = tuple(together(list(x)) for x in zip(*(part[1] for part in parts), strict=True))
+    return HeadStatistics(statistics[0].layers, spans, waads, fai), others
+
+
 @torch.no_grad()
 def head_statistics(
     model: PreTrainedModel,
@@ -282,9 +399,20 @@ def head_statistics(
     layers: Sequence[int],
     window: int,
     horizons: Sequence[Horizon],
+    lengths: Int[Tensor, "B"] | None = None,
 ) -> HeadStatistics:
-    """One forward pass over right-padded sequences that ends after the last sampled layer (no logits, no masks)."""
-    recorder = SignalRecorder(layers, response, window, horizons, early_exit=True)
-    with replaced_attention(model, recorder), mlps_in_pieces(model), suppress(_LastLayerRead):
-        model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
-    return recorder.statistics()
+    """One forward pass over right-padded sequences that ends after the last sampled layer (no logits, no masks).
+
+    Where a token's positions depend on the length of the batch (dynamic NTK, LongRoPE), one pass for each sequence.
+    lengths: of the sequences; None: each ends with its response.
+    """
+    model = language_model(model)
+    check_readable(model, input_ids.shape[1])
+
+    def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[()]]:
+        recorder = SignalRecorder(layers, response[rows, :width], window, horizons, early_exit=True)
+        with described_attention(model, recorder), mlps_in_pieces(model), suppress(_LastLayerRead):
+            model(input_ids=input_ids[rows, :width], use_cache=False, logits_to_keep=1)
+        return recorder.statistics(), ()
+
+    return in_batches(model, response, lengths, read)[0]

@@ -47,19 +47,29 @@ def messages(problem: Problem) -> list[dict[str, str]]:
 def build_prompt(problem: Problem, tokenizer: Any) -> str:
     """The prompt as text. tokenizer: a Hugging Face tokenizer; its chat template, if it has one, is used.
 
-    ReproError: a chat template that refuses the chat, as some refuse a system line: nothing is moved about silently.
-    """
-    if tokenizer.chat_template:
-        from jinja2 import TemplateError  # transformers needs it for chats, and for nothing else
+    A template that refuses a system line gets the instruction in the user's turn.
 
-        try:
-            return tokenizer.apply_chat_template(messages(problem), tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise ReproError(
-                f"the tokenizer's chat template refuses a system line and a question ({error}); give the model's folder"
-                " a chat_template.jinja that takes them"
-            ) from error
-    return f"{instruction(problem)}\n\n{user_text(problem)}\n{BASE_CUE}"
+    ReproError: a chat template that refuses that, too.
+    """
+    together = f"{instruction(problem)}\n\n{user_text(problem)}"
+    if not tokenizer.chat_template:
+        return f"{together}\n{BASE_CUE}"
+    from jinja2 import TemplateError  # transformers needs it for chats, and for nothing else
+
+    def render(chat: list[dict[str, str]]) -> str:
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+
+    try:
+        return render(messages(problem))
+    except TemplateError:
+        alone = [{"role": "user", "content": together}]
+    try:
+        return render(alone)
+    except TemplateError as error:
+        raise ReproError(
+            f"the tokenizer's chat template refuses a question ({error}); give the model's folder a"
+            " chat_template.jinja that takes one"
+        ) from error
 
 
 def build_prompt_ids(problem: Problem, tokenizer: Any) -> list[int]:

@@ -1,5 +1,7 @@
 """The prefix-sharing decoder against transformers' own `generate`, and what sampling promises."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -15,8 +19,11 @@ from transformers import (
 )
 
 from attention_rhythm.generation.base import GenerationError, SamplingConfig
-from attention_rhythm.generation.hf import HFGenerator, continue_rows, draw, uniform_draws
+from attention_rhythm.generation.choice import Rows, make_decoder, shared_prefix_refusal
+from attention_rhythm.generation.decoding import CacheDecoder, PrefixDecoder
+from attention_rhythm.generation.hf import HFGenerator, Repetition, continue_rows, draw, uniform_draws
 from attention_rhythm.signals.plain_attention import UnsupportedAttention
+from tests.support.generation import distance, greedy
 
 SIZES = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, max_position_embeddings=256)
 MODELS = {
@@ -40,8 +47,12 @@ class Letters:
 
 def make(name, seed=0):
     torch.manual_seed(seed)
-    model = MODELS[name]().eval()
-    with torch.no_grad():  # random weights give near-uniform logits: sharpen them, so that arg max is no coin toss
+    return sharpened(MODELS[name]().eval())
+
+
+def sharpened(model):
+    """Random weights give near-uniform logits: with sharper ones, arg max is no coin toss."""
+    with torch.no_grad():
         model.lm_head.weight.mul_(20)
     model.generation_config.eos_token_id = Letters.eos_token_id
     return model
@@ -56,10 +67,7 @@ def test_greedy_completions_equal_those_of_transformers(name):
     model, batch = make(name), prompts(np.random.default_rng(1))
     ours = HFGenerator(model, Letters()).generate(batch, SamplingConfig(max_new_tokens=80, temperature=0))
     for prompt, completion in zip(batch, ours, strict=True):
-        reference = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=80, do_sample=False, pad_token_id=0,
-        )[0, len(prompt) :].tolist()  # fmt: skip
+        reference = greedy(model, prompt, 80)
         assert completion.token_ids == reference
         assert completion.finish_reason == ("stop" if reference[-1] == 96 else "length")
 
@@ -113,11 +121,7 @@ def test_rows_that_branch_from_one_prefix_equal_their_own_full_decoding():
     )
     for row in range(5):
         start = [*sequences[group[row]][: visible[row]], first[row]]
-        reference = model.generate(
-            torch.tensor([start]), attention_mask=torch.ones(1, len(start), dtype=torch.long),
-            max_new_tokens=limits[row], do_sample=False, pad_token_id=0,
-        )[0, len(start) :].tolist()  # fmt: skip
-        assert tokens[row] == reference
+        assert tokens[row] == greedy(model, start, limits[row])
 
 
 def test_new_weights_are_taken_over():
@@ -143,8 +147,155 @@ def test_nan_in_the_logits_is_refused():
         HFGenerator(model, Letters()).generate([[1, 2]], SamplingConfig(max_new_tokens=2))
 
 
-def test_a_sliding_window_is_respected_or_refused():
-    config = MistralConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2, sliding_window=8)
-    model = MistralForCausalLM(config).eval()
-    with pytest.raises(UnsupportedAttention, match="sliding window of 8"):
-        HFGenerator(model, Letters()).generate([[1] * 20], SamplingConfig(max_new_tokens=2))
+# --- models that the shared prefixes are not right for ----------------------------------------------------------------
+
+
+def windowed(window=8):
+    torch.manual_seed(0)
+    config = MistralConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2, sliding_window=window)
+    return sharpened(MistralForCausalLM(config).eval())
+
+
+def test_shared_prefixes_are_used_up_to_the_window_and_the_cache_beyond_it():
+    model = windowed(window=24)
+    rows = Rows([torch.arange(1, 20)], [0, 0], [19, 19], [4, 4])
+    assert rows.reach == 24 and isinstance(make_decoder(model, rows), PrefixDecoder)
+    assert isinstance(make_decoder(model, replace(rows, limits=[4, 5])), CacheDecoder)
+    assert shared_prefix_refusal(model, 25) == "a layer sees 24 of 25 tokens (a window)"
+    assert shared_prefix_refusal(make("llama-gqa"), 100_000) is None
+
+
+def test_a_sliding_window_is_respected():
+    model, batch = windowed(), prompts(np.random.default_rng(5))
+    ours = HFGenerator(model, Letters()).generate(batch, SamplingConfig(max_new_tokens=40, temperature=0))
+    for prompt, completion in zip(batch, ours, strict=True):
+        assert completion.token_ids == greedy(model, prompt, 40)
+
+
+def test_samples_through_the_cache_do_not_depend_on_their_neighbours():
+    model, batch = windowed(), prompts(np.random.default_rng(6))
+    generator, sampling = HFGenerator(model, Letters()), SamplingConfig(max_new_tokens=24, samples=2, seed=5)
+    together = generator.generate(batch, sampling)
+    alone = [completion for prompt in batch for completion in generator.generate([prompt], sampling)]
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+    assert together[0].token_ids != together[1].token_ids
+
+
+def test_both_decoders_draw_the_same_samples(monkeypatch):
+    model, batch = make("llama-gqa"), prompts(np.random.default_rng(7))
+    sampling = SamplingConfig(max_new_tokens=24, samples=3, seed=5)
+    shared = HFGenerator(model, Letters()).generate(batch, sampling)
+    monkeypatch.setattr("attention_rhythm.generation.choice.shared_prefix_refusal", lambda *_: "a test")
+    cached = HFGenerator(model, Letters()).generate(batch, sampling)
+    assert [c.token_ids for c in cached] == [c.token_ids for c in shared]
+    for one, other in zip(cached, shared, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=2e-5)
+
+
+def test_rows_that_branch_from_one_prefix_go_through_the_cache_as_well():
+    model, text = windowed(), np.random.default_rng(4).integers(1, 90, size=40).tolist()
+    visible, first, limits = [10, 24, 39, 0], [5, 6, 7, 8], [30, 3, 17, 30]
+    tokens, _ = continue_rows(
+        model, [text], [0] * 4, visible, first, limits, {96}, lambda logits, rows, step: logits.argmax(-1)
+    )
+    assert tokens == [
+        greedy(model, [*text[:seen], token], limit)
+        for seen, token, limit in zip(visible, first, limits, strict=True)
+    ]  # fmt: skip
+
+
+def long_rope():
+    """Frequencies of rotary positions are others beyond 16 tokens."""
+    torch.manual_seed(0)
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_type": "longrope", "rope_theta": 10000.0}
+    config = Phi3Config(
+        **SIZES, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, rope_parameters=factors,
+        original_max_position_embeddings=16,
+    )  # fmt: skip
+    return sharpened(Phi3ForCausalLM(config).eval())
+
+
+def test_rows_on_either_side_of_a_change_of_frequencies_share_no_batch():
+    model, batch = long_rope(), [[5] * 4, list(range(1, 31)), [7] * 10, list(range(2, 40))]
+    sampling = SamplingConfig(max_new_tokens=6, temperature=0, ignore_eos=True)
+    together = HFGenerator(model, Letters()).generate(batch, sampling)
+    off = distance(model, batch, together)
+    assert off.logprob < 1e-4 and off.best < 1e-4
+    alone = [HFGenerator(model, Letters()).generate([prompt], sampling)[0] for prompt in batch]
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+
+
+def test_a_row_that_would_cross_the_change_is_refused():
+    message = "phi3 has longrope positions, whose frequencies change behind token 16: a prompt of 4 and 13 new tokens"
+    with pytest.raises(UnsupportedAttention, match=message):
+        HFGenerator(long_rope(), Letters()).generate([[5] * 4], SamplingConfig(max_new_tokens=13))
+    assert HFGenerator(long_rope(), Letters()).generate([[5] * 4], SamplingConfig(max_new_tokens=12))
+
+
+# --- what a generation config asks for --------------------------------------------------------------------------------
+
+
+def test_a_repetition_penalty_by_hand():
+    """Tokens 0 and 2 were there: a positive logit is divided by the penalty, a negative one multiplied."""
+    repetition = Repetition([[0, 2], [1]], 2.0)
+    logits = torch.tensor([[4.0, 3.0, -1.0], [4.0, 3.0, -1.0]])
+    assert repetition(logits, torch.tensor([0, 1])).tolist() == [[2.0, 3.0, -2.0], [4.0, 1.5, -1.0]]
+    repetition.add(torch.tensor([1]), torch.tensor([0]))
+    assert repetition(logits[1:], torch.tensor([1])).tolist() == [[2.0, 1.5, -1.0]]
+
+
+@pytest.mark.parametrize("build", [lambda: make("qwen3"), windowed])
+def test_a_repetition_penalty_is_obeyed_as_generate_does(build):
+    model, batch = build(), prompts(np.random.default_rng(8))
+    plain = HFGenerator(model, Letters()).generate(batch, SamplingConfig(max_new_tokens=30, temperature=0))
+    model.generation_config.repetition_penalty = 1.3
+    ours = HFGenerator(model, Letters()).generate(batch, SamplingConfig(max_new_tokens=30, temperature=0))
+    assert [c.token_ids for c in ours] == [greedy(model, prompt, 30) for prompt in batch]
+    assert [c.token_ids for c in ours] != [c.token_ids for c in plain]
+    assert distance(model, batch, ours).logprob < 1e-4  # log-probabilities are the model's own
+
+
+@pytest.mark.parametrize(
+    "setting", [{"no_repeat_ngram_size": 3}, {"min_new_tokens": 5}, {"suppress_tokens": [3]}, {"num_beams": 4}]
+)
+def test_what_is_not_applied_is_refused_by_its_name(setting):
+    model = make("qwen3")
+    ((name, value),) = setting.items()
+    setattr(model.generation_config, name, value)
+    with pytest.raises(GenerationError, match=f"sets {name}=.*generation_config.json"):
+        HFGenerator(model, Letters())
+
+
+def test_how_tokens_are_drawn_is_said_by_the_sampling_config_alone():
+    model, sampling = make("qwen3"), SamplingConfig(max_new_tokens=10, seed=1)
+    plain = HFGenerator(model, Letters()).generate([[1, 2, 3]], sampling)
+    model.generation_config.update(temperature=0.1, top_p=0.2, top_k=1, do_sample=True)
+    assert HFGenerator(model, Letters()).generate([[1, 2, 3]], sampling) == plain
+
+
+# --- what is no batch, or no model ------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_generated_is_said_in_a_sentence():
+    generator = HFGenerator(make("qwen3"), Letters())
+    assert generator.generate([], SamplingConfig()) == []
+    with pytest.raises(GenerationError, match="prompt 1 has no tokens"):
+        generator.generate([[1], []], SamplingConfig(max_new_tokens=2))
+    with pytest.raises(
+        GenerationError, match="250 tokens and 10 new ones do not fit the context of 256: lower max_new"
+    ):
+        generator.generate([[1] * 250], SamplingConfig(max_new_tokens=10))
+    assert len(generator.generate([[1] * 250], SamplingConfig(6, temperature=0, ignore_eos=True))[0].token_ids) == 6
+
+
+@pytest.mark.parametrize(
+    ("wrap", "says"),
+    [
+        (torch.nn.DataParallel, "DataParallel wraps the model: hand over model.module"),
+        (lambda model: model.to("meta"), "meta device, without weights"),
+        (lambda model: torch.nn.Linear(2, 2), "Linear is not a model of transformers"),
+    ],
+)
+def test_what_is_no_model_is_said_in_a_sentence(wrap, says):
+    with pytest.raises(GenerationError, match=says):
+        HFGenerator(wrap(make("qwen3")), Letters())

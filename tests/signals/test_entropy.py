@@ -4,10 +4,24 @@ import math
 
 import pytest
 import torch
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
 
 from attention_rhythm.signals.entropy import output_head, response_entropy, token_statistics
 from attention_rhythm.signals.forward import forward_statistics
 from attention_rhythm.signals.streaming import head_statistics
+
+SIZES = dict(
+    vocab_size=61, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0
+)
 
 
 def test_four_equal_chances_have_an_entropy_of_log_four():
@@ -96,16 +110,32 @@ def test_broken_logits_are_noticed(new_model, batch):
         forward_statistics(model, ids, response, [0], 10, [(0, None)])
 
 
-@pytest.mark.parametrize(("setting", "value"), [("logits_scaling", 1.0), ("logits_scaling", None), ("logit_scale", 1)])
-def test_a_setting_that_changes_no_logits_is_accepted(new_model, setting, value):
-    model = new_model("llama")
-    setattr(model.config, setting, value)
-    assert output_head(model) is model.lm_head
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        (
+            lambda **own: Gemma2ForCausalLM(Gemma2Config(**SIZES, num_key_value_heads=2, **own)),
+            {"final_logit_softcapping": 0.5},
+        ),
+        (lambda **own: GraniteForCausalLM(GraniteConfig(**SIZES, **own)), {"logits_scaling": 3.0}),
+        (lambda **own: CohereForCausalLM(CohereConfig(**SIZES, **own)), {"logit_scale": 0.3}),
+        (lambda **own: BertLMHeadModel(BertConfig(**SIZES, is_decoder=True, **own)), {}),
+    ],
+    ids=["soft cap", "divided", "multiplied", "head of several layers"],
+)
+def test_logits_are_what_the_models_own_forward_makes_of_hidden_states(batch, model, setting):
+    torch.manual_seed(0)
+    model = model(**setting).eval()
+    ids, _, response = batch([(4, 10), (1, 6)])
+    with torch.no_grad():
+        logp = model(input_ids=ids).logits.log_softmax(-1)
+    _, _, logprob = forward_statistics(model, ids, response, [0], 10, [(0, None)])
+    expected = logp[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]  # (B, N - 1)
+    torch.testing.assert_close(logprob[:, 1:][response[:, 1:]], expected[response[:, 1:]], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("setting", ["final_logit_softcapping", "logits_scaling"])
-def test_a_model_that_changes_its_logits_is_refused(new_model, setting):
+def test_the_logits_can_be_differentiated(new_model):
     model = new_model("llama")
-    setattr(model.config, setting, 30.0)
-    with pytest.raises(ValueError, match=setting):
-        output_head(model)
+    hidden = torch.randn(3, model.config.hidden_size, requires_grad=True)
+    output_head(model)(hidden).sum().backward()
+    torch.testing.assert_close(hidden.grad, model.lm_head.weight.sum(0).expand(3, -1))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from attention_rhythm.signals.attention import Attention
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
 from attention_rhythm.signals.streaming import attention_and_span, band_statistics, head_statistics, mlps_in_pieces
 
@@ -262,7 +263,7 @@ def test_the_band_by_hand():
     """Two tokens of one head, keys equal: uniform attention."""
     q = torch.zeros(1, 1, 3, 4)
     lse = torch.log(torch.tensor([[[1.0, 2.0, 3.0]]]))
-    waad, (fai,) = band_statistics(q, q, lse, 1.0, torch.tensor([[False, True, True]]), 10, [(1, 2)])
+    waad, (fai,) = band_statistics(q, q, lse, Attention(1.0), torch.tensor([[False, True, True]]), 10, [(1, 2)])
     np.testing.assert_allclose(waad.flatten(), [0, 1 / 2, (1 + 2) / 3], atol=1e-5)
     np.testing.assert_allclose(fai.flatten(), [(1 / 2 + 1 / 3) / 2, 1 / 3, np.nan], atol=1e-7)
 
@@ -272,7 +273,7 @@ def test_a_key_that_no_row_may_see_cannot_overflow():
     q = torch.ones(1, 1, 2, 1)
     k = torch.tensor([0.0, 200.0]).view(1, 1, 2, 1)
     lse = torch.tensor([[[0.0, 200.0]]])
-    waad, (fai,) = band_statistics(q, k, lse, 1.0, torch.tensor([[True, True]]), 10, [(0, None)])
+    waad, (fai,) = band_statistics(q, k, lse, Attention(1.0), torch.tensor([[True, True]]), 10, [(0, None)])
     np.testing.assert_allclose(waad.flatten(), [0, 0], atol=1e-5)  # both look at themselves
     np.testing.assert_allclose(fai.flatten(), [1 / 2, 1], atol=1e-7)
 

@@ -148,6 +148,13 @@ def test_an_engine_of_its_own_follows_the_trained_weights(new_model, letters, tm
         assert torch.equal(one, two)
 
 
+def test_responses_are_drawn_from_the_policy_itself(new_model, letters, tmp_path):
+    model = new_model()
+    model.generation_config.repetition_penalty = 1.1
+    with pytest.raises(ReproError, match=r"a repetition_penalty of 1.1: .*set it to 1 in generation_config.json"):
+        run(new_model, letters, tmp_path, model=model)
+
+
 def test_an_engine_with_old_weights_stops_the_run(new_model, letters, tmp_path):
     engine = HFGenerator(new_model(), letters)
     engine.update_weights = lambda named_tensors: None

@@ -18,9 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from attention_rhythm.memory import in_halves
-from attention_rhythm.signals.entropy import output_head, response_entropy
-from attention_rhythm.signals.forward import forward_statistics
-from attention_rhythm.signals.heads import select_layers
+from attention_rhythm.signals.architecture import layers_to_read
+from attention_rhythm.signals.forward import forward_statistics, response_statistics
 from attention_rhythm.signals.reading import SignalConfig, Signals, attention_signals, combine_heads
 from training.actors.infer import Rollout
 from training.actors.train import by_length, precision
@@ -88,8 +87,7 @@ class AttnActor:
         if signals and self.mode == "fused":
             return fused_pass(self.model, ids, attention, response, self.config, bf16=self.bf16)
         with precision(self.model, self.bf16):
-            hidden = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-            entropy, old_logp = response_entropy(hidden, output_head(self.model), ids, response)
+            entropy, old_logp = response_statistics(self.model, ids, response, attention.sum(1))
         if not signals:
             return Reading(old_logp, entropy, None)
         method = {"separate": "streaming", "dense": "dense"}[self.mode]
@@ -107,9 +105,11 @@ def fused_pass(
     bf16: bool,
 ) -> Reading:
     """One pass over right-padded sequences gives all."""
-    layers = select_layers(model.config.get_text_config().num_hidden_layers, config.layers, config.num_layers)
+    layers = layers_to_read(model, config.layers, config.num_layers)
     with precision(model, bf16):
-        read, entropy, old_logp = forward_statistics(model, ids, response, layers, config.window, [config.horizon])
+        read, entropy, old_logp = forward_statistics(
+            model, ids, response, layers, config.window, [config.horizon], attention.sum(1)
+        )
     signals = combine_heads(read.span, read.waad, read.fai[0], layers, attention, response, config)
     return Reading(old_logp, entropy, signals)
 

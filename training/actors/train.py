@@ -20,6 +20,7 @@ from attention_rhythm.files import atomic_path
 from attention_rhythm.grpo import policy_loss
 from attention_rhythm.memory import halved_once
 from attention_rhythm.signals.entropy import output_head
+from attention_rhythm.signals.forward import hidden_states
 
 
 class DivergedError(NotFinite):
@@ -56,7 +57,7 @@ def response_logp(
 
     Sequences are padded on the right. Logits exist for response tokens only, and the sums are in float32.
     """
-    hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, N, D)
+    hidden = hidden_states(model, input_ids)  # (B, N, D)
     predicted = response.clone()
     predicted[:, 0] = False  # nothing predicts the first token of a sequence
     logits = output_head(model)(hidden[:, :-1][predicted[:, 1:]]).float()  # (M, V)

@@ -20,9 +20,9 @@ from verl.workers.engine import FSDPEngineWithLMHead, MegatronEngineWithLMHead
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.utils import postprocess_batch_func, prepare_micro_batches
 
-from attention_rhythm.signals.heads import select_layers
+from attention_rhythm.signals.architecture import check_readable, layers_to_read
+from attention_rhythm.signals.attention import described_attention
 from attention_rhythm.signals.packing import packed, right_padded
-from attention_rhythm.signals.plain_attention import replaced_attention
 from attention_rhythm.signals.reading import SignalConfig, attention_signals, combine_heads
 from attention_rhythm.signals.streaming import SignalRecorder
 
@@ -63,10 +63,11 @@ class RhythmFSDPEngine(ReadsSignals, FSDPEngineWithLMHead):
         micro_batch = micro_batch.to(get_device_id())
         config = SignalConfig(**request["signals"])
         attention, response, lengths = masks(micro_batch)
-        layers = select_layers(self.module.config.get_text_config().num_hidden_layers, config.layers, config.num_layers)
+        layers = layers_to_read(self.module, config.layers, config.num_layers)
+        check_readable(self.module, attention.shape[1])
         recorder = SignalRecorder(layers, response, config.window, [config.horizon])
         packs = tu.get_non_tensor_data(micro_batch, key="use_remove_padding", default=True)
-        with replaced_attention(self.module, packed(recorder, lengths) if packs else recorder):
+        with described_attention(self.module, packed(recorder, lengths) if packs else recorder):
             loss: Any = torch.tensor(0.0)
             output: dict[str, Any] = {"model_output": {}, "loss": 0.0, "metrics": {}}
             if request["attn"] == "separate":

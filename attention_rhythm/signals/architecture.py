@@ -1,0 +1,225 @@
+"""What a language model is made of, as far as reading it goes: its layers of attention, its decoder, its positions.
+
+What cannot be read is refused here, by name and before any work.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from attention_rhythm.errors import ReproError
+from attention_rhythm.signals.heads import select_layers
+
+
+class UnsupportedAttention(ReproError, ValueError):
+    """The model's attention is not understood, so it is not read; the message names the model and the reason."""
+
+
+# ------------------------------------------------------------------------------------------- its parts
+
+
+def language_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model itself, without what PEFT has put around it. Adapters inside its layers stay at work.
+
+    UnsupportedAttention: another wrapper, a model without weights, adapters that add tokens of their own.
+    """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UnsupportedAttention(f"{type(model).__name__} wraps the model: hand over model.module")
+    if hasattr(model, "active_peft_config"):
+        adapter: Any = model
+        if adapter.active_peft_config.is_prompt_learning:
+            raise UnsupportedAttention(
+                f"{adapter.active_peft_config.peft_type} puts virtual tokens before the prompt, so positions would not"
+                " be those of the tokens: only adapters inside the layers (LoRA, IA3) can be read"
+            )
+        model = adapter.get_base_model()
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedAttention(f"{type(model).__name__} is not a model of transformers")
+    if model.device.type == "meta":
+        raise UnsupportedAttention("the model is on the meta device, without weights: load it with from_pretrained")
+    return model
+
+
+def text_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration of the part that reads text."""
+    return model.config.get_text_config(decoder=True)
+
+
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """What the causal LM calls for its hidden states: itself without what makes logits of them."""
+    inner = model.base_model
+    return inner if inner is not model else model.get_decoder()
+
+
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules of the decoder that look their attention up in transformers' interface, in the model's order."""
+    return [module for module in model.get_decoder().modules() if _asks_the_interface(type(module))]
+
+
+def _asks_the_interface(kind: type[nn.Module]) -> bool:
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+
+
+def attention_layers(model: PreTrainedModel) -> tuple[int, ...]:
+    """The model's own numbers of its layers of softmax attention; those of another kind are left out.
+
+    UnsupportedAttention: there is none, or they are not numbered.
+    """
+    modules = attention_modules(model)
+    numbers = {getattr(module, "layer_idx", None) for module in modules}
+    kind = model.config.model_type
+    if not modules:
+        raise UnsupportedAttention(
+            f"{kind} does not go through transformers' attention interface, so its attention cannot be read"
+        )
+    if None in numbers:
+        raise UnsupportedAttention(f"{kind} does not number its layers of attention, so they cannot be told apart")
+    return tuple(sorted(int(number) for number in numbers if number is not None))
+
+
+def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_layers: int | None) -> tuple[int, ...]:
+    """`select_layers` among the layers of softmax attention; numbers are the model's own.
+
+    UnsupportedAttention: a layer of another kind. ValueError: a layer that the model does not have.
+    """
+    known = attention_layers(model)
+    if isinstance(layers, str):
+        return tuple(known[i] for i in select_layers(len(known), layers, num_layers))
+    chosen = select_layers(max(known[-1] + 1, text_config(model).num_hidden_layers), layers, num_layers)
+    if other := [layer for layer in chosen if layer not in known]:
+        raise UnsupportedAttention(
+            f"layers {other} of {model.config.model_type} have no softmax attention; those that do are {list(known)}"
+        )
+    return chosen
+
+
+# ----------------------------------------------------------------------------------- what is refused
+
+
+def check_readable(model: PreTrainedModel, length: int) -> None:
+    """Refuse what would give wrong numbers without an error.
+
+    UnsupportedAttention: dropout at work. ValueError: sequences longer than a table of learned positions.
+    """
+    if model.training and (found := _dropout(model)):
+        raise UnsupportedAttention(f"{found} is at work in training mode, so no two passes agree: call model.eval()")
+    for name, module in model.get_decoder().named_modules():
+        learned = isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
+        if learned and module.num_embeddings < length:
+            raise ValueError(
+                f"a sequence of {length} tokens is longer than the {module.num_embeddings} positions of "
+                f"{model.config.model_type}"
+            )
+
+
+def _dropout(model: PreTrainedModel) -> str | None:
+    """The name of something that is random in training mode: a module or a setting."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            return f"dropout {module.p} in {name}"
+    for name, value in vars(text_config(model)).items():
+        if ("drop" in name or "jitter" in name) and isinstance(value, float) and value > 0:
+            return f"{name}={value}"
+    return None
+
+
+# ------------------------------------------------------------------------------------------ one at a time
+
+_locks: dict[int, threading.RLock] = {}
+_making = threading.Lock()
+
+
+@contextmanager
+def exclusive(model: PreTrainedModel) -> Iterator[None]:
+    """One thread at a time: a model that is being read has its attention replaced.
+
+    Models that share a configuration share the lock, since it is the configuration that is changed.
+    """
+    config = text_config(model)
+    with _making:
+        if id(config) not in _locks:
+            _locks[id(config)] = threading.RLock()
+            weakref.finalize(config, _locks.pop, id(config), None)
+        lock = _locks[id(config)]
+    with lock:
+        yield
+
+
+@contextmanager
+def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Every layer of attention goes through the implementation of that name, in this thread, inside the block."""
+    with exclusive(model):
+        found: list[Any] = [text_config(model), *(module.config for module in attention_modules(model))]
+        configs = {id(config): config for config in found}
+        before = {number: config._attn_implementation for number, config in configs.items()}
+        try:
+            for config in configs.values():
+                config._attn_implementation = name
+            yield
+        finally:
+            for number, config in configs.items():
+                config._attn_implementation = before[number]
+
+
+# --------------------------------------------------------------------------------- rotary positions
+
+_BY_LENGTH = ("dynamic", "longrope")  # kinds of rotary positions whose frequencies follow from the longest position
+
+
+def _rotary(model: PreTrainedModel) -> list[tuple[Any, str, str]]:
+    """(module, kind, prefix of its buffers) of the rotary positions whose frequencies depend on the length."""
+    found: list[tuple[Any, str, str]] = []
+    for module in model.get_decoder().modules():
+        kinds = getattr(module, "rope_type", None)
+        named = kinds if isinstance(kinds, dict) else {"": kinds}
+        found += [
+            (module, kind, f"{name}_" if name else "")
+            for name, kind in named.items()
+            if isinstance(kind, str) and any(word in kind for word in _BY_LENGTH)
+        ]
+    return found
+
+
+def length_matters(model: PreTrainedModel) -> bool:
+    """Whether a token's positions depend on how long the batch is that it stands in: such sequences are read alone."""
+    return bool(_rotary(model))
+
+
+@contextmanager
+def fresh_positions(model: PreTrainedModel) -> Iterator[None]:
+    """Rotary positions that have seen no sequence yet, inside the block and after it.
+
+    transformers keeps the frequencies of the longest sequence so far.
+    """
+
+    def forget() -> None:
+        for module, kind, prefix in _rotary(model):
+            original = getattr(module, f"{prefix}original_inv_freq")
+            own = getattr(module, f"{prefix}inv_freq")
+            module.register_buffer(f"{prefix}inv_freq", original.to(own.device), persistent=False)
+            if "dynamic" in kind:
+                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+    forget()
+    try:
+        yield
+    finally:
+        forget()
+
+
+def read_alone(model: PreTrainedModel, lengths: Int[Tensor, "B"], width: int) -> list[tuple[Tensor, int]]:
+    """Rows that may stand in one batch, with its width: all of them, unless the length matters."""
+    if not length_matters(model):
+        return [(torch.arange(len(lengths), device=lengths.device), width)]
+    return [(row[None], int(lengths[row])) for row in torch.arange(len(lengths), device=lengths.device)]
