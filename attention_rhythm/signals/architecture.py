@@ -56,9 +56,14 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
-    """What the causal LM calls for its hidden states: itself without what makes logits of them."""
-    inner = model.base_model
-    return inner if inner is not model else model.get_decoder()
+    """What the causal LM calls for its hidden states: itself without what makes logits of them.
+
+    UnsupportedAttention: there is no such part.
+    """
+    for inner in (model.base_model, model.get_decoder(), getattr(model, "model", None)):
+        if isinstance(inner, nn.Module) and inner is not model:
+            return inner
+    raise UnsupportedAttention(f"{model.config.model_type} has no part of its own for its hidden states")
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
@@ -83,9 +88,10 @@ def attention_layers(model: PreTrainedModel) -> tuple[int, ...]:
         raise UnsupportedAttention(
             f"{kind} does not go through transformers' attention interface, so its attention cannot be read"
         )
-    if None in numbers:
+    known = [int(number) for number in numbers if number is not None and number >= 0]
+    if len(known) < len(numbers):  # or has -1 for a block that several layers share
         raise UnsupportedAttention(f"{kind} does not number its layers of attention, so they cannot be told apart")
-    return tuple(sorted(int(number) for number in numbers if number is not None))
+    return tuple(sorted(known))
 
 
 def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_layers: int | None) -> tuple[int, ...]:
@@ -96,7 +102,8 @@ def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_la
     known = attention_layers(model)
     if isinstance(layers, str):
         return tuple(known[i] for i in select_layers(len(known), layers, num_layers))
-    chosen = select_layers(max(known[-1] + 1, text_config(model).num_hidden_layers), layers, num_layers)
+    depth = getattr(text_config(model), "num_hidden_layers", 0)
+    chosen = select_layers(max(known[-1] + 1, depth), layers, num_layers)
     if other := [layer for layer in chosen if layer not in known]:
         raise UnsupportedAttention(
             f"layers {other} of {model.config.model_type} have no softmax attention; those that do are {list(known)}"
@@ -112,7 +119,7 @@ def check_readable(model: PreTrainedModel, length: int) -> None:
 
     UnsupportedAttention: dropout at work. ValueError: sequences longer than a table of learned positions.
     """
-    if model.training and (found := _dropout(model)):
+    if found := random_parts(model):
         raise UnsupportedAttention(f"{found} is at work in training mode, so no two passes agree: call model.eval()")
     for name, module in model.get_decoder().named_modules():
         learned = isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
@@ -123,12 +130,16 @@ def check_readable(model: PreTrainedModel, length: int) -> None:
             )
 
 
-def _dropout(model: PreTrainedModel) -> str | None:
-    """The name of something that is random in training mode: a module or a setting."""
+def random_parts(model: PreTrainedModel, *, training: bool = False) -> str | None:
+    """The name of something random that is at work: a module in training mode, or a setting of a model in it.
+
+    training: as if all of the model were in training mode.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+        drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        if drops and (training or module.training):
             return f"dropout {module.p} in {name}"
-    for name, value in vars(text_config(model)).items():
+    for name, value in vars(text_config(model)).items() if training or model.training else ():
         if ("drop" in name or "jitter" in name) and isinstance(value, float) and value > 0:
             return f"{name}={value}"
     return None
@@ -198,7 +209,7 @@ def length_matters(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def fresh_positions(model: PreTrainedModel) -> Iterator[None]:
-    """Rotary positions that have seen no sequence yet, inside the block and after it.
+    """Rotary positions that have seen no sequence yet, inside the block and after it. Other threads wait for its end.
 
     transformers keeps the frequencies of the longest sequence so far.
     """
@@ -211,15 +222,18 @@ def fresh_positions(model: PreTrainedModel) -> Iterator[None]:
             if "dynamic" in kind:
                 setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
-    forget()
-    try:
-        yield
-    finally:
+    with exclusive(model):
         forget()
+        try:
+            yield
+        finally:
+            forget()
 
 
-def read_alone(model: PreTrainedModel, lengths: Int[Tensor, "B"], width: int) -> list[tuple[Tensor, int]]:
-    """Rows that may stand in one batch, with its width: all of them, unless the length matters."""
-    if not length_matters(model):
+def read_alone(
+    model: PreTrainedModel, lengths: Int[Tensor, "B"], width: int, *, always: bool = False
+) -> list[tuple[Tensor, int]]:
+    """Rows that may stand in one batch, with its width: all of them, unless the length matters. always: each alone."""
+    if not (always or length_matters(model)):
         return [(torch.arange(len(lengths), device=lengths.device), width)]
     return [(row[None], int(lengths[row])) for row in torch.arange(len(lengths), device=lengths.device)]

@@ -16,15 +16,21 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, masking_utils
 
-from attention_rhythm.signals.architecture import UnsupportedAttention, attention_implementation, attention_layers
+from attention_rhythm.signals.architecture import (
+    UnsupportedAttention,
+    attention_implementation,
+    attention_layers,
+    text_config,
+)
 
 _NAME = "attention_rhythm"
 
@@ -249,12 +255,79 @@ def described_attention(model: PreTrainedModel, function: AttentionFunction) -> 
     Shapes: query (B, H, T, D), key (B, H_kv, T, D), value (B, H_kv, T, D_v), result (B, H, T, D_v). Sequences are to be
     padded on the right, where a causal query never looks. Other threads wait for the end of the block.
 
-    UnsupportedAttention: the model does not go through transformers' attention interface.
+    UnsupportedAttention: the model does not go through transformers' attention interface, or, inside the block, it has
+    an attention that cannot be said; the message begins with the model's type.
     """
     attention_layers(model)
     with attention_implementation(model, _NAME):
         token = _active.set(function)
         try:
             yield
+        except UnsupportedAttention as error:
+            kind = model.config.model_type
+            if str(error).startswith(kind):
+                raise
+            raise UnsupportedAttention(f"{kind}: {error}") from error
         finally:
             _active.reset(token)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a model said when it was asked for the attention of its layers."""
+
+    calls: tuple[tuple[int, Attention], ...] = ()  # (layer, its attention), in the order in which they are called
+    refusal: str | None = None
+
+
+_asked: WeakKeyDictionary[PreTrainedModel, _Asked] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], ...]:
+    """(layer, its attention) of each call of an attention in one forward pass, whatever the length of a sequence.
+
+    From a pass over two tokens, made once for each model.
+
+    UnsupportedAttention: see `described_attention`.
+    """
+    if model not in _asked:
+        calls: list[tuple[int, Attention]] = []
+
+        def note(module, query, key, value, attention):
+            calls.append((module.layer_idx, attention))
+            return query.new_zeros(*query.shape[:3], value.shape[3])  # what comes of it is not looked at
+
+        ids = torch.full((1, 2), text_config(model).vocab_size // 2, device=model.device)
+        try:
+            with described_attention(model, note):
+                model(input_ids=ids, use_cache=False)
+            _asked[model] = _Asked(tuple(calls))
+        except UnsupportedAttention as error:
+            _asked[model] = _Asked(refusal=str(error))
+    asked = _asked[model]
+    if asked.refusal is not None:
+        raise UnsupportedAttention(asked.refusal)
+    return asked.calls
+
+
+def check_implementation(model: PreTrainedModel) -> None:
+    """Refuse a model whose own forward pass leaves out a part of its attention.
+
+    transformers' sdpa is handed soft caps and sinks, and computes without them.
+
+    UnsupportedAttention: says what is left out, and what to call.
+    """
+    if text_config(model)._attn_implementation != "sdpa":
+        return
+    try:
+        calls = attention_of_layers(model)
+    except UnsupportedAttention:
+        return  # of its own masks and biases, sdpa leaves out nothing
+    for _, attention in calls:
+        left_out = replace(attention, window=None, chunk=None, bias=None).more_than_plain()
+        if left_out:
+            raise UnsupportedAttention(
+                f"{model.config.model_type} has {left_out}, which transformers' sdpa leaves out: call"
+                " model.set_attn_implementation('eager')"
+            )

@@ -46,11 +46,17 @@ def attention_maps(
         found = _by_layer(model, out)
         if missing := [layer for layer in layers if layer not in found]:
             raise UnsupportedAttention(f"layers {missing} of {model.config.model_type} give no attention maps")
+        n = int(own.sum())
+        if any(found[layer].shape != (*found[layers[0]].shape[:2], n, n) for layer in layers):
+            shapes = sorted({tuple(found[layer].shape[1:]) for layer in layers})
+            raise UnsupportedAttention(
+                f"{model.config.model_type} gives maps of {shapes} (heads, queries, keys) for {n} tokens"
+            )
         alone = torch.stack([found[layer][0].float() for layer in layers])  # (L, H, n, n)
         if maps is None:
             maps = alone.new_zeros(len(input_ids), *alone.shape[:2], *[input_ids.shape[1]] * 2)
         start = int(own.nonzero()[0])
-        maps[b, :, :, start : start + alone.shape[-1], start : start + alone.shape[-1]] = alone
+        maps[b, :, :, start : start + n, start : start + n] = alone
     assert maps is not None  # a batch has a sequence
     return maps
 
@@ -58,7 +64,7 @@ def attention_maps(
 def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 H n n"]]:
     """The maps that a model gave, by layer. transformers leaves out the layers that have none."""
     maps = [x for x in getattr(out, "attentions", None) or () if x is not None]
-    numbers: Sequence[int] = range(text_config(model).num_hidden_layers)
+    numbers: Sequence[int] = range(getattr(text_config(model), "num_hidden_layers", 0))
     if len(maps) != len(numbers):
         numbers = attention_layers(model)
     if len(maps) != len(numbers):

@@ -44,11 +44,12 @@ from attention_rhythm.signals.architecture import (
     language_model,
     read_alone,
 )
-from attention_rhythm.signals.attention import Attention, described_attention
+from attention_rhythm.signals.attention import Attention, attention_of_layers, described_attention
 
 Horizon = tuple[int, int | None]
 
 _TILE = 64  # rows of a tile: the smallest that keeps the matrix products efficient on a CPU
+_TWICE = "attends twice in one pass: which is meant is not known"
 _BLOCKS = 7  # blocks of key positions; with the offset column, 8 extra columns keep the head size aligned
 
 
@@ -293,7 +294,7 @@ class SignalRecorder:
         if layer not in self.layers:
             return attention_output(query, key, value, attention)
         if layer in self._read:
-            raise UnsupportedAttention(f"layer {layer} attends twice in one pass: which is meant is not known")
+            raise UnsupportedAttention(f"layer {layer} {_TWICE}")
         autocast = torch.is_autocast_enabled(device.type)
         own = torch.get_autocast_dtype(device.type) if autocast else query.dtype  # what the model's attention runs in
         # Positions and small weights do not survive bfloat16. Triton's kernels keep float32 sums of the model's own
@@ -373,13 +374,12 @@ def in_batches(
     width = response.shape[1]
     if lengths is None:
         lengths = (response * torch.arange(1, width + 1, device=response.device)).amax(1)
-    batches = read_alone(model, lengths, width)
-    if len(batches) == 1 and batches[0][1] == width:
-        return read(*batches[0])
     parts = []
-    for rows, own in batches:
+    for rows, own in read_alone(model, lengths, width):
         with fresh_positions(model):
             parts.append(read(rows, own))
+    if len(parts) == 1 and parts[0][0].waad.shape[-1] == width:
+        return parts[0]
 
     def together(tensors: list[Tensor]) -> Tensor:
         return torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("nan")) for x in tensors])
@@ -405,9 +405,14 @@ def head_statistics(
 
     Where a token's positions depend on the length of the batch (dynamic NTK, LongRoPE), one pass for each sequence.
     lengths: of the sequences; None: each ends with its response.
+
+    UnsupportedAttention: an attention that is not understood, or a layer that attends twice.
     """
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
+    called = [layer for layer, _ in attention_of_layers(model)]
+    if twice := [layer for layer in layers if called.count(layer) > 1]:  # the pass ends before the second time
+        raise UnsupportedAttention(f"{model.config.model_type}: layer {twice[0]} {_TWICE}")
 
     def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[()]]:
         recorder = SignalRecorder(layers, response[rows, :width], window, horizons, early_exit=True)

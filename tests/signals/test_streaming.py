@@ -239,6 +239,7 @@ def test_a_forward_that_a_library_has_put_into_an_mlp_is_there_afterwards(tiny):
 
 def test_the_forward_pass_ends_after_the_last_layer_read(tiny, batch):
     model = tiny("qwen2")  # six layers; "middle" is 2..4
+    attention_signals(model, *batch([(4, 12)]))  # before the first reading, the model is asked what its layers are
     ran = []
     watched = {**{f"layer {i}": layer for i, layer in enumerate(model.model.layers)}, "head": model.lm_head}
     handles = [m.register_forward_pre_hook(lambda *_, name=name: ran.append(name)) for name, m in watched.items()]
