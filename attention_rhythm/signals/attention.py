@@ -13,7 +13,7 @@ sums to rho < 1, and the rest looks at nothing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -33,6 +33,7 @@ from attention_rhythm.signals.architecture import (
 )
 
 _NAME = "attention_rhythm"
+TWICE = "attends twice in one pass: which is meant is not known"
 
 # What an attention function may be handed without a change to the attention weights.
 _HARMLESS = {
@@ -272,6 +273,28 @@ def described_attention(model: PreTrainedModel, function: AttentionFunction) -> 
             _active.reset(token)
 
 
+class LastCall:
+    """The layer, queries and keys of the last call of an attention."""
+
+    layer: int | None = None
+    query: Tensor | None = None
+    key: Tensor | None = None
+
+    def repeated(self, layer: int, query: Tensor, key: Tensor) -> bool:
+        """Whether this call has the map of the one before it, which is forgotten for it."""
+        same = self.layer == layer and _equal(query, self.query) and _equal(key, self.key)
+        self.layer, self.query, self.key = layer, query, key
+        return same
+
+
+def _equal(one: Tensor, other: Tensor | None) -> bool:
+    return one is other or (other is not None and one.shape == other.shape and torch.equal(one, other))
+
+
+# What a model may raise that is handed a rule where it expects a mask.
+_STUMBLES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+
+
 @dataclass(frozen=True, eq=False)
 class _Asked:
     """What a model said when it was asked for the attention of its layers."""
@@ -285,17 +308,19 @@ _asked: WeakKeyDictionary[PreTrainedModel, _Asked] = WeakKeyDictionary()
 
 @torch.no_grad()
 def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], ...]:
-    """(layer, its attention) of each call of an attention in one forward pass, whatever the length of a sequence.
+    """(layer, its attention) of each map in one forward pass, whatever the length of a sequence.
 
-    From a pass over two tokens, made once for each model.
+    From a pass over two tokens, made once for each model. A layer that puts one map to two sets of values has one.
 
     UnsupportedAttention: see `described_attention`.
     """
     if model not in _asked:
         calls: list[tuple[int, Attention]] = []
+        last = LastCall()
 
         def note(module, query, key, value, attention):
-            calls.append((module.layer_idx, attention))
+            if not last.repeated(module.layer_idx, query, key):
+                calls.append((module.layer_idx, attention))
             return query.new_zeros(*query.shape[:3], value.shape[3])  # what comes of it is not looked at
 
         ids = torch.full((1, 2), text_config(model).vocab_size // 2, device=model.device)
@@ -303,12 +328,23 @@ def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], 
             with described_attention(model, note):
                 model(input_ids=ids, use_cache=False)
             _asked[model] = _Asked(tuple(calls))
-        except UnsupportedAttention as error:
-            _asked[model] = _Asked(refusal=str(error))
+        except torch.OutOfMemoryError:
+            raise
+        except _STUMBLES as error:
+            said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            known = isinstance(error, UnsupportedAttention)
+            _asked[model] = _Asked(refusal=str(error) if known else f"{model.config.model_type}: {said}")
     asked = _asked[model]
     if asked.refusal is not None:
         raise UnsupportedAttention(asked.refusal)
     return asked.calls
+
+
+def check_called_once(model: PreTrainedModel, layers: Sequence[int]) -> None:
+    """UnsupportedAttention: one of the layers has several maps in one pass, or see `attention_of_layers`."""
+    called = [layer for layer, _ in attention_of_layers(model)]
+    if twice := [layer for layer in layers if called.count(layer) > 1]:
+        raise UnsupportedAttention(f"{model.config.model_type}: layer {twice[0]} {TWICE}")
 
 
 def check_implementation(model: PreTrainedModel) -> None:

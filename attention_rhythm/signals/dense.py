@@ -23,6 +23,7 @@ from attention_rhythm.signals.architecture import (
     language_model,
     text_config,
 )
+from attention_rhythm.signals.attention import attention_of_layers, check_called_once
 
 Horizon = tuple[int, int | None]
 
@@ -39,6 +40,12 @@ def attention_maps(
     """
     model = language_model(model)
     check_readable(model, int(attention_mask.sum(1).max()))
+    try:
+        attention_of_layers(model)
+    except UnsupportedAttention:
+        pass  # an attention that streaming does not understand has maps all the same
+    else:
+        check_called_once(model, layers)
     maps = None
     for b, own in enumerate(attention_mask):
         with attention_implementation(model, "eager"), fresh_positions(model):

@@ -44,12 +44,11 @@ from attention_rhythm.signals.architecture import (
     language_model,
     read_alone,
 )
-from attention_rhythm.signals.attention import Attention, attention_of_layers, described_attention
+from attention_rhythm.signals.attention import TWICE, Attention, LastCall, check_called_once, described_attention
 
 Horizon = tuple[int, int | None]
 
 _TILE = 64  # rows of a tile: the smallest that keeps the matrix products efficient on a CPU
-_TWICE = "attends twice in one pass: which is meant is not known"
 _BLOCKS = 7  # blocks of key positions; with the offset column, 8 extra columns keep the head size aligned
 
 
@@ -285,16 +284,18 @@ class SignalRecorder:
         self.early_exit = early_exit
         self._read: dict[int, tuple[Tensor, Tensor, list[Tensor]]] = {}
         self._total: Tensor | float = 0.0
+        self._last = LastCall()
 
     def __call__(self, module, query, key, value, attention):
         # the fused CPU kernel gives zeros where a query is NaN: what is broken has to be seen before it
         self._total = self._total + query.sum(dtype=torch.float32) + key.sum(dtype=torch.float32)
         layer, device = module.layer_idx, query.device
         attention = attention.within(query.shape[2])
-        if layer not in self.layers:
+        repeated = self._last.repeated(layer, query, key)
+        if layer not in self.layers or repeated:
             return attention_output(query, key, value, attention)
         if layer in self._read:
-            raise UnsupportedAttention(f"layer {layer} {_TWICE}")
+            raise UnsupportedAttention(f"layer {layer} {TWICE}")
         autocast = torch.is_autocast_enabled(device.type)
         own = torch.get_autocast_dtype(device.type) if autocast else query.dtype  # what the model's attention runs in
         # Positions and small weights do not survive bfloat16. Triton's kernels keep float32 sums of the model's own
@@ -410,9 +411,7 @@ def head_statistics(
     """
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
-    called = [layer for layer, _ in attention_of_layers(model)]
-    if twice := [layer for layer in layers if called.count(layer) > 1]:  # the pass ends before the second time
-        raise UnsupportedAttention(f"{model.config.model_type}: layer {twice[0]} {_TWICE}")
+    check_called_once(model, layers)  # the pass ends before the second time
 
     def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[()]]:
         recorder = SignalRecorder(layers, response[rows, :width], window, horizons, early_exit=True)
