@@ -60,10 +60,31 @@ def backbone(model: PreTrainedModel) -> nn.Module:
 
     UnsupportedAttention: there is no such part.
     """
-    for inner in (model.base_model, model.get_decoder(), getattr(model, "model", None)):
-        if isinstance(inner, nn.Module) and inner is not model:
-            return inner
-    raise UnsupportedAttention(f"{model.config.model_type} has no part of its own for its hidden states")
+    candidates = (model.base_model, model.get_decoder(), getattr(model, "model", None))
+    parts = list({id(part): part for part in candidates if isinstance(part, nn.Module) and part is not model}.values())
+    if len(parts) == 1:
+        return parts[0]
+    if model not in _backbones:  # a part in a wrapper that is passed over, or a part of a part: the first one called
+        called: list[nn.Module] = []
+        hooks = [part.register_forward_pre_hook(lambda part, *_: called.append(part)) for part in parts]
+        try:
+            with torch.no_grad(), exclusive(model):
+                model(input_ids=some_tokens(model), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not called:
+            raise UnsupportedAttention(f"{model.config.model_type} has no part of its own for its hidden states")
+        _backbones[model] = called[0]
+    return _backbones[model]
+
+
+_backbones: weakref.WeakKeyDictionary[PreTrainedModel, nn.Module] = weakref.WeakKeyDictionary()
+
+
+def some_tokens(model: PreTrainedModel) -> Int[Tensor, "1 2"]:
+    """Two tokens from the middle of the vocabulary, to ask a model what it is made of."""
+    return torch.full((1, 2), text_config(model).vocab_size // 2, device=model.device)
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
@@ -114,6 +135,9 @@ def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_la
 # ----------------------------------------------------------------------------------- what is refused
 
 
+_NOT_OF_TEXT = ("image", "img", "vision", "visual", "audio", "speech")  # in the names of parts for something else
+
+
 def check_readable(model: PreTrainedModel, length: int) -> None:
     """Refuse what would give wrong numbers without an error.
 
@@ -123,6 +147,7 @@ def check_readable(model: PreTrainedModel, length: int) -> None:
         raise UnsupportedAttention(f"{found} is at work in training mode, so no two passes agree: call model.eval()")
     for name, module in model.get_decoder().named_modules():
         learned = isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
+        learned = learned and not any(word in name for word in _NOT_OF_TEXT)
         if learned and module.num_embeddings < length:
             raise ValueError(
                 f"a sequence of {length} tokens is longer than the {module.num_embeddings} positions of "
@@ -140,6 +165,8 @@ def random_parts(model: PreTrainedModel, *, training: bool = False) -> str | Non
         if drops and (training or module.training):
             return f"dropout {module.p} in {name}"
     for name, value in vars(text_config(model)).items() if training or model.training else ():
+        if "classif" in name or "summary" in name:  # of heads for something else
+            continue
         if ("drop" in name or "jitter" in name) and isinstance(value, float) and value > 0:
             return f"{name}={value}"
     return None

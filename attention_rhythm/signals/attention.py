@@ -29,6 +29,7 @@ from attention_rhythm.signals.architecture import (
     UnsupportedAttention,
     attention_implementation,
     attention_layers,
+    some_tokens,
     text_config,
 )
 
@@ -323,10 +324,9 @@ def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], 
                 calls.append((module.layer_idx, attention))
             return query.new_zeros(*query.shape[:3], value.shape[3])  # what comes of it is not looked at
 
-        ids = torch.full((1, 2), text_config(model).vocab_size // 2, device=model.device)
         try:
             with described_attention(model, note):
-                model(input_ids=ids, use_cache=False)
+                model(input_ids=some_tokens(model), use_cache=False)
             _asked[model] = _Asked(tuple(calls))
         except torch.OutOfMemoryError:
             raise

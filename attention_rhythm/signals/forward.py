@@ -85,13 +85,14 @@ def forward_statistics(
     """
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
+    head = output_head(model)
 
     def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
         ids, own = input_ids[rows, :width], response[rows, :width]
         recorder = SignalRecorder(layers, own, window, horizons)
         with described_attention(model, recorder):
             hidden = hidden_states(model, ids)
-        return recorder.statistics(), response_entropy(hidden, output_head(model), ids, own)
+        return recorder.statistics(), response_entropy(hidden, head, ids, own)
 
     statistics, (entropy, logprob) = in_batches(model, response, lengths, read)
     return statistics, entropy, logprob

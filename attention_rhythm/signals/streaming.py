@@ -341,12 +341,13 @@ def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
     Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
     """
 
-    def in_pieces(whole: Callable[[Tensor], Tensor], hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        if hidden.shape[1] <= rows:
+    # experts that are shared get all positions of a batch as one axis
+    def in_pieces(whole: Callable[[Tensor], Tensor], hidden: Float[Tensor, "*B N D"]) -> Float[Tensor, "*B N D"]:
+        if hidden.shape[-2] <= rows:
             return whole(hidden)
         out = torch.empty_like(hidden)
-        for start in range(0, hidden.shape[1], rows):
-            out[:, start : start + rows] = whole(hidden[:, start : start + rows])
+        for start in range(0, hidden.shape[-2], rows):
+            out[..., start : start + rows, :] = whole(hidden[..., start : start + rows, :])
         return out
 
     mlps = [module for module in model.modules() if hasattr(module, "gate_proj") and hasattr(module, "down_proj")]
