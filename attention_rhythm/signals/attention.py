@@ -281,7 +281,7 @@ class LastCall:
     query: Tensor | None = None
     key: Tensor | None = None
 
-    def repeated(self, layer: int, query: Tensor, key: Tensor) -> bool:
+    def repeated(self, layer: int, query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G S D"]) -> bool:
         """Whether this call has the map of the one before it, which is forgotten for it."""
         same = self.layer == layer and _equal(query, self.query) and _equal(key, self.key)
         self.layer, self.query, self.key = layer, query, key

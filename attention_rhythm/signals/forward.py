@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from attention_rhythm.signals.architecture import (
@@ -70,7 +70,7 @@ def batches_without_padding(
 
 @torch.no_grad()
 def forward_statistics(
-    model: PreTrainedModel,
+    model: nn.Module,
     input_ids: Int[Tensor, "B N"],
     response: Bool[Tensor, "B N"],
     layers: Sequence[int],
@@ -100,7 +100,7 @@ def forward_statistics(
 
 @torch.no_grad()
 def response_statistics(
-    model: PreTrainedModel,
+    model: nn.Module,
     input_ids: Int[Tensor, "B N"],
     response: Bool[Tensor, "B N"],
     lengths: Int[Tensor, "B"],

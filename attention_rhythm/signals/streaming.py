@@ -395,7 +395,7 @@ def in_batches(
 
 @torch.no_grad()
 def head_statistics(
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     input_ids: Int[Tensor, "B N"],
     response: Bool[Tensor, "B N"],
     layers: Sequence[int],

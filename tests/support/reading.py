@@ -6,10 +6,10 @@ import copy
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from attention_rhythm.signals.architecture import layers_to_read
+from attention_rhythm.signals.architecture import language_model, layers_to_read
 from attention_rhythm.signals.forward import forward_statistics, response_statistics
 from attention_rhythm.signals.reading import SignalConfig
 
@@ -39,9 +39,9 @@ def own_logp(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "B N"]:
     return result.masked_fill(~response, float("nan"))
 
 
-def logp_of_both_passes(model: PreTrainedModel, batch: Batch) -> dict[str, Float[Tensor, "B N"]]:
+def logp_of_both_passes(model: nn.Module, batch: Batch) -> dict[str, Float[Tensor, "B N"]]:
     """Log-probabilities (nats) as the library reads them from right-padded sequences: with the signals, and without."""
     ids, attention, response = batch
-    layers, lengths = layers_to_read(model, "all", None), attention.sum(1)
+    layers, lengths = layers_to_read(language_model(model), "all", None), attention.sum(1)
     fused = forward_statistics(model, ids, response, layers, EVERY_LAYER.window, [EVERY_LAYER.horizon], lengths)[2]
     return {"fused": fused, "no signals": response_statistics(model, ids, response, lengths)[1]}
