@@ -34,6 +34,7 @@ from attention_rhythm.signals.architecture import (
 )
 
 _NAME = "attention_rhythm"
+_LEAVE_OUT = ("sdpa",)  # implementations of transformers that are handed soft caps and sinks, and have none
 TWICE = "attends twice in one pass: which is meant is not known"
 
 # What an attention function may be handed without a change to the attention weights.
@@ -350,20 +351,27 @@ def check_called_once(model: PreTrainedModel, layers: Sequence[int]) -> None:
 def check_implementation(model: PreTrainedModel) -> None:
     """Refuse a model whose own forward pass leaves out a part of its attention.
 
-    transformers' sdpa is handed soft caps and sinks, and computes without them.
-
     UnsupportedAttention: says what is left out, and what to call.
     """
-    if text_config(model)._attn_implementation != "sdpa":
+    implementation = text_config(model)._attn_implementation
+    if implementation not in _LEAVE_OUT:
         return
     try:
         calls = attention_of_layers(model)
     except UnsupportedAttention:
         return  # of its own masks and biases, sdpa leaves out nothing
     for _, attention in calls:
-        left_out = replace(attention, window=None, chunk=None, bias=None).more_than_plain()
-        if left_out:
-            raise UnsupportedAttention(
-                f"{model.config.model_type} has {left_out}, which transformers' sdpa leaves out: call"
-                " model.set_attn_implementation('eager')"
-            )
+        check_kept(model, attention, implementation)
+
+
+def check_kept(model: PreTrainedModel, attention: Attention, implementation: str) -> None:
+    """Refuse a layer's attention of which an implementation of transformers leaves out a part.
+
+    UnsupportedAttention: says what is left out, and what to call.
+    """
+    left_out = replace(attention, window=None, chunk=None, bias=None).more_than_plain()
+    if implementation in _LEAVE_OUT and left_out:
+        raise UnsupportedAttention(
+            f"{model.config.model_type} has {left_out}, which transformers' {implementation} leaves out: call"
+            " model.set_attn_implementation('eager')"
+        )
