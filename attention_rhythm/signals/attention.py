@@ -28,6 +28,11 @@ from attention_rhythm.signals.architecture import UnsupportedAttention, attentio
 
 _NAME = "attention_rhythm"
 
+
+class OwnMask(UnsupportedAttention):
+    """The model looks into its attention mask, or makes one of its own: which keys a query sees is not known."""
+
+
 # What an attention function may be handed without a change to the attention weights.
 _HARMLESS = {
     "attention_dropout", "cache_position", "cu_seq_lens_k", "cu_seq_lens_q", "dropout", "is_causal", "layer_idx",
@@ -53,7 +58,7 @@ class Rule:
     packed: bool = False  # t and s belong to the same sequence of a packed row
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise UnsupportedAttention("the model computes with its attention mask: its rule is not known")
+        raise OwnMask("the model computes with its attention mask: its rule is not known")
 
     __getattr__ = __getitem__ = __bool__ = __len__ = __iter__ = __eq__ = __ne__ = __invert__ = _refuse
     __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __and__ = __or__ = __lt__ = __gt__ = _refuse
@@ -61,7 +66,7 @@ class Rule:
 
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> NoReturn:
-        raise UnsupportedAttention("the model computes with its attention mask: its rule is not known")
+        raise OwnMask("the model computes with its attention mask: its rule is not known")
 
 
 _AND, _CAUSAL = masking_utils.and_masks(), masking_utils.causal_mask_function
@@ -192,9 +197,9 @@ def describe(
     """
     where = type(module).__name__
     if mask is None:
-        raise UnsupportedAttention(f"{where} is given no mask: whether it is causal is not known")
+        raise OwnMask(f"{where} is given no mask: whether it is causal is not known")
     if not isinstance(mask, Rule):
-        raise UnsupportedAttention(f"{where} builds an attention mask of its own")
+        raise OwnMask(f"{where} builds an attention mask of its own")
     if key.shape[2] != query.shape[2]:
         raise UnsupportedAttention(f"{where} attends to {key.shape[2]} keys with {query.shape[2]} queries")
     if kwargs.get("dropout"):
