@@ -193,7 +193,7 @@ def describe(
 ) -> Attention:
     """The description of one call of an attention function of transformers.
 
-    UnsupportedAttention: names what it cannot say.
+    UnsupportedAttention: names what it cannot say. OwnMask: that is which keys a query sees.
     """
     where = type(module).__name__
     if mask is None:
