@@ -58,17 +58,33 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
 def backbone(model: PreTrainedModel) -> nn.Module:
     """What the causal LM calls for its hidden states: itself without what makes logits of them."""
     inner = model.base_model
-    return inner if inner is not model else model.get_decoder()
+    if inner is model:
+        inner = model.get_decoder()
+    if inner is model:  # some say that they are their own decoder: it is the part that holds the embeddings
+        table = model.get_input_embeddings()
+        inner = next(part for part in model.children() if any(module is table for module in part.modules()))
+    named = inspect.unwrap(type(model).forward).__code__.co_names
+    if "decoder" in named and isinstance(own := getattr(inner, "decoder", None), nn.Module):
+        return own  # the model reaches through a wrapper that it never calls
+    return inner
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules of the decoder that look their attention up in transformers' interface, in the model's order."""
-    return [module for module in model.get_decoder().modules() if _asks_the_interface(type(module))]
+    """The modules of the decoder that look their attention up in transformers' interface, in the model's order.
+
+    Those that attend to something other than the text are left out; so are unnumbered ones beside numbered ones, which
+    belong to other parts (images, audio).
+    """
+    found = [module for module in model.get_decoder().modules() if _asks_the_interface(type(module))]
+    numbered = [module for module in found if getattr(module, "layer_idx", None) is not None]
+    return numbered or found
 
 
 def _asks_the_interface(kind: type[nn.Module]) -> bool:
     code = getattr(inspect.unwrap(kind.forward), "__code__", None)
-    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+    if code is None or "cross_attention_states" in code.co_varnames[: code.co_argcount]:
+        return False
+    return "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
 
 def attention_layers(model: PreTrainedModel) -> tuple[int, ...]:
@@ -83,7 +99,7 @@ def attention_layers(model: PreTrainedModel) -> tuple[int, ...]:
         raise UnsupportedAttention(
             f"{kind} does not go through transformers' attention interface, so its attention cannot be read"
         )
-    if None in numbers:
+    if any(number is None or number < 0 for number in numbers):
         raise UnsupportedAttention(f"{kind} does not number its layers of attention, so they cannot be told apart")
     return tuple(sorted(int(number) for number in numbers if number is not None))
 
@@ -96,7 +112,7 @@ def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_la
     known = attention_layers(model)
     if isinstance(layers, str):
         return tuple(known[i] for i in select_layers(len(known), layers, num_layers))
-    chosen = select_layers(max(known[-1] + 1, text_config(model).num_hidden_layers), layers, num_layers)
+    chosen = select_layers(max(known[-1] + 1, _number_of_layers(model)), layers, num_layers)
     if other := [layer for layer in chosen if layer not in known]:
         raise UnsupportedAttention(
             f"layers {other} of {model.config.model_type} have no softmax attention; those that do are {list(known)}"
@@ -104,7 +120,14 @@ def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_la
     return chosen
 
 
+def _number_of_layers(model: PreTrainedModel) -> int:
+    return getattr(text_config(model), "num_hidden_layers", 0)
+
+
 # ----------------------------------------------------------------------------------- what is refused
+
+
+_NOT_TEXT = ("image", "vision", "visual", "audio")  # parts of a decoder whose positions are not those of tokens
 
 
 def check_readable(model: PreTrainedModel, length: int) -> None:
@@ -115,6 +138,8 @@ def check_readable(model: PreTrainedModel, length: int) -> None:
     if model.training and (found := _dropout(model)):
         raise UnsupportedAttention(f"{found} is at work in training mode, so no two passes agree: call model.eval()")
     for name, module in model.get_decoder().named_modules():
+        if any(part in name for part in _NOT_TEXT):
+            continue
         learned = isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
         if learned and module.num_embeddings < length:
             raise ValueError(

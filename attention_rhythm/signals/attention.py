@@ -97,6 +97,8 @@ def rule_of(function: Callable[..., Any]) -> Rule:
             known["chunk"] = own["chunk_size"]
         elif code is _PACKED.__code__:
             known["packed"] = True
+        elif part is masking_utils.bidirectional_mask_function:
+            raise UnsupportedAttention("the attention is not causal")
         else:
             name = getattr(part, "__qualname__", str(part))
             raise UnsupportedAttention(f"the attention mask has a condition that is not known here ({name})")
@@ -105,11 +107,21 @@ def rule_of(function: Callable[..., Any]) -> Rule:
     return Rule(**known)
 
 
-def _mask(mask_function: Callable[..., Any], q_offset: Any = 0, kv_offset: Any = 0, **_: Any) -> Rule:
+@dataclass(frozen=True)
+class _NoRule:
+    """Stands in the place of a mask whose rule is not known: refused where an attention uses it, and only there."""
+
+    why: str
+
+
+def _mask(mask_function: Callable[..., Any], q_offset: Any = 0, kv_offset: Any = 0, **_: Any) -> Rule | _NoRule:
     """What transformers calls for a mask. Padding is on the right, where a causal query never looks."""
     if q_offset or kv_offset:
         raise UnsupportedAttention("a cache of keys and values is in use: call the model with use_cache=False")
-    return rule_of(mask_function)
+    try:
+        return rule_of(mask_function)
+    except UnsupportedAttention as error:
+        return _NoRule(str(error))
 
 
 # -------------------------------------------------------------------------------------- the description
@@ -193,6 +205,8 @@ def describe(
     where = type(module).__name__
     if mask is None:
         raise UnsupportedAttention(f"{where} is given no mask: whether it is causal is not known")
+    if isinstance(mask, _NoRule):
+        raise UnsupportedAttention(f"{where}: {mask.why}")
     if not isinstance(mask, Rule):
         raise UnsupportedAttention(f"{where} builds an attention mask of its own")
     if key.shape[2] != query.shape[2]:

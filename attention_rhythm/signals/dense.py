@@ -18,6 +18,7 @@ from attention_rhythm.signals.architecture import (
     UnsupportedAttention,
     attention_implementation,
     attention_layers,
+    attention_modules,
     check_readable,
     fresh_positions,
     language_model,
@@ -46,13 +47,31 @@ def attention_maps(
         found = _by_layer(model, out)
         if missing := [layer for layer in layers if layer not in found]:
             raise UnsupportedAttention(f"layers {missing} of {model.config.model_type} give no attention maps")
-        alone = torch.stack([found[layer][0].float() for layer in layers])  # (L, H, n, n)
+        alone = _checked(model, {layer: found[layer][0].float() for layer in layers})  # (L, H, n, n)
         if maps is None:
             maps = alone.new_zeros(len(input_ids), *alone.shape[:2], *[input_ids.shape[1]] * 2)
         start = int(own.nonzero()[0])
         maps[b, :, :, start : start + alone.shape[-1], start : start + alone.shape[-1]] = alone
     assert maps is not None  # a batch has a sequence
     return maps
+
+
+def _checked(model: PreTrainedModel, maps: dict[int, Float[Tensor, "_ _ _"]]) -> Float[Tensor, "L H n n"]:
+    """Maps by layer as one array.
+
+    UnsupportedAttention: they are not what the equations are about.
+    """
+    kind = model.config.model_type
+    if len({x.shape for x in maps.values()}) > 1 or any(x.shape[-1] != x.shape[-2] for x in maps.values()):
+        shapes = sorted({tuple(x.shape) for x in maps.values()})
+        raise UnsupportedAttention(f"{kind} gives attention maps of shapes {shapes}, not one weight a pair of tokens")
+    whole = torch.stack(list(maps.values()))
+    if bool(whole.triu(1).any()):
+        raise UnsupportedAttention(f"{kind} looks ahead: its attention is not causal")
+    sinks = any(getattr(module, "sinks", None) is not None for module in attention_modules(model))
+    if sinks and whole.shape[-1] > 1 and bool((whole.sum(-1) > 1 - 1e-5).all()):
+        raise UnsupportedAttention(f"{kind} has attention sinks, and its eager maps do not show them: use streaming")
+    return whole
 
 
 def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 H n n"]]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from attention_rhythm.signals.architecture import (
-    backbone,
     check_readable,
     exclusive,
     fresh_positions,
@@ -19,13 +18,8 @@ from attention_rhythm.signals.architecture import (
 )
 from attention_rhythm.signals.attention import described_attention
 from attention_rhythm.signals.entropy import output_head, response_entropy
+from attention_rhythm.signals.own_pass import check_own_pass, hidden_states
 from attention_rhythm.signals.streaming import HeadStatistics, Horizon, SignalRecorder, in_batches
-
-
-def hidden_states(model: PreTrainedModel, input_ids: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
-    """What the decoder hands to the output head, of right-padded sequences; in no unit."""
-    out = backbone(model)(input_ids=input_ids, use_cache=False)
-    return out[0] if isinstance(out, tuple) else out.last_hidden_state
 
 
 @torch.no_grad()
@@ -45,6 +39,7 @@ def forward_statistics(
     """
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
+    check_own_pass(model)
 
     def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
         ids, own = input_ids[rows, :width], response[rows, :width]
@@ -67,6 +62,7 @@ def response_statistics(
     """Entropy (nats) and log-probability (nats) alone, of right-padded sequences of these lengths."""
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
+    check_own_pass(model)
     entropy = torch.full(response.shape, float("nan"), device=input_ids.device)
     logprob = entropy.clone()
     with exclusive(model):

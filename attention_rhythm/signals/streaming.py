@@ -29,6 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -45,6 +46,7 @@ from attention_rhythm.signals.architecture import (
     read_alone,
 )
 from attention_rhythm.signals.attention import Attention, described_attention
+from attention_rhythm.signals.own_pass import check_layers_attend_once
 
 Horizon = tuple[int, int | None]
 
@@ -288,7 +290,7 @@ class SignalRecorder:
     def __call__(self, module, query, key, value, attention):
         # the fused CPU kernel gives zeros where a query is NaN: what is broken has to be seen before it
         self._total = self._total + query.sum(dtype=torch.float32) + key.sum(dtype=torch.float32)
-        layer, device = module.layer_idx, query.device
+        layer, device = getattr(module, "layer_idx", None), query.device
         attention = attention.within(query.shape[2])
         if layer not in self.layers:
             return attention_output(query, key, value, attention)
@@ -339,9 +341,11 @@ def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
     Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
     """
 
-    def in_pieces(whole: Callable[[Tensor], Tensor], hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        if hidden.shape[1] <= rows:
-            return whole(hidden)
+    def in_pieces(
+        whole: Callable[..., Tensor], hidden: Float[Tensor, "B N D"], *more: Any, **named: Any
+    ) -> Float[Tensor, "B N D"]:
+        if hidden.shape[1] <= rows or more or named:  # what else it takes may have one entry a position
+            return whole(hidden, *more, **named)
         out = torch.empty_like(hidden)
         for start in range(0, hidden.shape[1], rows):
             out[:, start : start + rows] = whole(hidden[:, start : start + rows])
@@ -408,6 +412,7 @@ def head_statistics(
     """
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
+    check_layers_attend_once(model, layers)
 
     def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[()]]:
         recorder = SignalRecorder(layers, response[rows, :width], window, horizons, early_exit=True)
