@@ -57,16 +57,24 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 def backbone(model: PreTrainedModel) -> nn.Module:
     """What the causal LM calls for its hidden states: itself without what makes logits of them."""
-    inner = model.base_model
-    if inner is model:
-        inner = model.get_decoder()
-    if inner is model:  # some say that they are their own decoder: it is the part that holds the embeddings
-        table = model.get_input_embeddings()
-        inner = next(part for part in model.children() if any(module is table for module in part.modules()))
+    inner = next((part for part in (model.base_model, model.get_decoder()) if part is not model), None)
+    if inner is None:  # some say that they are their own decoder
+        inner = next(part for part in model.children() if _holds_embeddings(model, part))
     named = inspect.unwrap(type(model).forward).__code__.co_names
     if "decoder" in named and isinstance(own := getattr(inner, "decoder", None), nn.Module):
         return own  # the model reaches through a wrapper that it never calls
     return inner
+
+
+def text_decoder(model: PreTrainedModel) -> nn.Module:
+    """The part that reads text, without those for images or audio where the model tells them apart."""
+    named = model.get_decoder()
+    return named if _holds_embeddings(model, named) else backbone(model)  # some call their output head "decoder"
+
+
+def _holds_embeddings(model: PreTrainedModel, part: nn.Module) -> bool:
+    table = model.get_input_embeddings()
+    return any(module is table for module in part.modules())
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
@@ -75,7 +83,7 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     Those that attend to something other than the text are left out; so are unnumbered ones beside numbered ones, which
     belong to other parts (images, audio).
     """
-    found = [module for module in model.get_decoder().modules() if _asks_the_interface(type(module))]
+    found = [module for module in text_decoder(model).modules() if _asks_the_interface(type(module))]
     numbered = [module for module in found if getattr(module, "layer_idx", None) is not None]
     return numbered or found
 
@@ -137,7 +145,7 @@ def check_readable(model: PreTrainedModel, length: int) -> None:
     """
     if model.training and (found := _dropout(model)):
         raise UnsupportedAttention(f"{found} is at work in training mode, so no two passes agree: call model.eval()")
-    for name, module in model.get_decoder().named_modules():
+    for name, module in text_decoder(model).named_modules():
         if any(part in name for part in _NOT_TEXT):
             continue
         learned = isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
@@ -205,7 +213,7 @@ _BY_LENGTH = ("dynamic", "longrope")  # kinds of rotary positions whose frequenc
 def _rotary(model: PreTrainedModel) -> list[tuple[Any, str, str]]:
     """(module, kind, prefix of its buffers) of the rotary positions whose frequencies depend on the length."""
     found: list[tuple[Any, str, str]] = []
-    for module in model.get_decoder().modules():
+    for module in text_decoder(model).modules():
         kinds = getattr(module, "rope_type", None)
         named = kinds if isinstance(kinds, dict) else {"": kinds}
         found += [

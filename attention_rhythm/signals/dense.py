@@ -24,6 +24,7 @@ from attention_rhythm.signals.architecture import (
     language_model,
     text_config,
 )
+from attention_rhythm.signals.own_pass import check_layers_attend_once
 
 Horizon = tuple[int, int | None]
 
@@ -40,6 +41,7 @@ def attention_maps(
     """
     model = language_model(model)
     check_readable(model, int(attention_mask.sum(1).max()))
+    check_layers_attend_once(model, layers)
     maps = None
     for b, own in enumerate(attention_mask):
         with attention_implementation(model, "eager"), fresh_positions(model):
@@ -77,7 +79,7 @@ def _checked(model: PreTrainedModel, maps: dict[int, Float[Tensor, "_ _ _"]]) ->
 def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 H n n"]]:
     """The maps that a model gave, by layer. transformers leaves out the layers that have none."""
     maps = [x for x in getattr(out, "attentions", None) or () if x is not None]
-    numbers: Sequence[int] = range(text_config(model).num_hidden_layers)
+    numbers: Sequence[int] = range(getattr(text_config(model), "num_hidden_layers", 0))
     if len(maps) != len(numbers):
         numbers = attention_layers(model)
     if len(maps) != len(numbers):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from attention_rhythm.signals.architecture import (
@@ -24,6 +25,7 @@ from attention_rhythm.signals.architecture import (
     exclusive,
     fresh_positions,
     text_config,
+    text_decoder,
 )
 from attention_rhythm.signals.attention import described_attention
 
@@ -60,11 +62,9 @@ def check_layers_attend_once(model: PreTrainedModel, layers: Sequence[int]) -> N
 
 def _places(model: PreTrainedModel) -> Counter[int]:
     """In how many blocks of the decoder each number of a layer of attention stands."""
-    attention = set(attention_modules(model))
-    numbers = [
-        {part.layer_idx for part in block.children() if part in attention} for block in model.get_decoder().modules()
-    ]
-    return Counter(number for block in numbers for number in block)
+    number: dict[nn.Module, Any] = {module: module.layer_idx for module in attention_modules(model)}
+    blocks = [{number[part] for part in block.children() if part in number} for block in text_decoder(model).modules()]
+    return Counter(layer for block in blocks for layer in block)
 
 
 def _count_calls(model: PreTrainedModel) -> Counter[int]:
