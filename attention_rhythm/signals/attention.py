@@ -270,5 +270,8 @@ def described_attention(model: PreTrainedModel, function: AttentionFunction) -> 
         token = _active.set(function)
         try:
             yield
+        except UnsupportedAttention as error:  # raised inside a layer, which does not know whose it is
+            kind = model.config.model_type
+            raise error if kind in str(error) else UnsupportedAttention(f"{kind}: {error}") from error
         finally:
             _active.reset(token)

@@ -68,7 +68,7 @@ def _checked(model: PreTrainedModel, maps: dict[int, Float[Tensor, "_ _ _"]]) ->
         shapes = sorted({tuple(x.shape) for x in maps.values()})
         raise UnsupportedAttention(f"{kind} gives attention maps of shapes {shapes}, not one weight a pair of tokens")
     whole = torch.stack(list(maps.values()))
-    if bool(whole.triu(1).any()):
+    if bool((whole.triu(1) > 0).any()):
         raise UnsupportedAttention(f"{kind} looks ahead: its attention is not causal")
     sinks = any(getattr(module, "sinks", None) is not None for module in attention_modules(model))
     if sinks and whole.shape[-1] > 1 and bool((whole.sum(-1) > 1 - 1e-5).all()):

@@ -82,7 +82,9 @@ def _count_calls(model: PreTrainedModel) -> Counter[int]:
 
 # --------------------------------------------------------------------------------------------- the whole pass
 
-_refusals: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
+# For each model, by the name of its attention implementation, which users may change.
+_refusals: WeakKeyDictionary[PreTrainedModel, dict[str | None, str | None]] = WeakKeyDictionary()
+_differences: WeakKeyDictionary[PreTrainedModel, dict[str | None, str | None]] = WeakKeyDictionary()
 
 
 def check_own_pass(model: PreTrainedModel) -> None:
@@ -91,16 +93,19 @@ def check_own_pass(model: PreTrainedModel) -> None:
     UnsupportedAttention: later tokens change what earlier ones predict, or may do so in longer sequences; the attention
     implementation leaves something out.
     """
-    if model not in _refusals:
+    known, own = _refusals.setdefault(model, {}), text_config(model)._attn_implementation
+    if own not in known:
         with exclusive(model):
-            _refusals[model] = _chooses_tokens(model) or _looks_ahead(model) or implementation_differs(model)
-    reason = _refusals[model]
-    if reason is not None:
-        raise UnsupportedAttention(f"{model.config.model_type}: {reason}")
+            known[own] = _chooses_tokens(model) or _looks_ahead(model) or implementation_differs(model)
+    if known[own] is not None:
+        raise UnsupportedAttention(f"{model.config.model_type}: {known[own]}")
 
 
 def _chooses_tokens(model: PreTrainedModel) -> str | None:
-    """Why a model that goes through the attention interface may choose which tokens to see; else None."""
+    """Why a model that goes through the attention interface may choose which tokens to see; else None.
+
+    Such a choice begins at some length (2048 tokens, say), so a probe of a few would prove nothing.
+    """
     if not model._supports_attention_backend:
         return None
     try:
@@ -110,7 +115,7 @@ def _chooses_tokens(model: PreTrainedModel) -> str | None:
     try:
         _count_calls(model)
     except UnsupportedAttention as error:
-        return f"what its tokens see may depend on later ones ({error})"
+        return f"later tokens may change what earlier ones predict ({error})"
     return None
 
 
@@ -129,9 +134,13 @@ def implementation_differs(model: PreTrainedModel) -> str | None:
 
     transformers' `sdpa` leaves out a soft cap of the scores without a word.
     """
-    own = text_config(model)._attn_implementation
-    if own in (None, "eager"):
-        return None
+    known, own = _differences.setdefault(model, {}), text_config(model)._attn_implementation
+    if own not in known:
+        known[own] = None if own in (None, "eager") else _from_eager(model, own)
+    return known[own]
+
+
+def _from_eager(model: PreTrainedModel, own: str) -> str | None:
     tokens = _probe(model)
     try:
         with attention_implementation(model, "eager"):
