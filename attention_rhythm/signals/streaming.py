@@ -342,13 +342,14 @@ def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
     """
 
     def in_pieces(
-        whole: Callable[..., Tensor], hidden: Float[Tensor, "B N D"], *more: Any, **named: Any
-    ) -> Float[Tensor, "B N D"]:
-        if hidden.shape[1] <= rows or more or named:  # what else it takes may have one entry a position
+        whole: Callable[..., Tensor], hidden: Float[Tensor, "*batch N D"], *more: Any, **named: Any
+    ) -> Float[Tensor, "*batch N D"]:
+        length = hidden.shape[-2]
+        if length <= rows or more or named:  # what else it takes may have one entry a position
             return whole(hidden, *more, **named)
         out = torch.empty_like(hidden)
-        for start in range(0, hidden.shape[1], rows):
-            out[:, start : start + rows] = whole(hidden[:, start : start + rows])
+        for start in range(0, length, rows):
+            out[..., start : start + rows, :] = whole(hidden[..., start : start + rows, :])
         return out
 
     mlps = [module for module in model.modules() if hasattr(module, "gate_proj") and hasattr(module, "down_proj")]

@@ -227,6 +227,30 @@ def test_mlps_in_pieces_compute_the_same_from_fewer_positions_at_once(tiny, batc
     assert seen == [7, 7, 2, 16]  # as before
 
 
+def test_pieces_are_of_positions_where_an_mlp_takes_them_in_one_row(tiny):
+    """As the shared expert of a mixture of experts does."""
+    mlp = tiny("llama").model.layers[0].mlp
+    hidden = torch.randn(16, mlp.gate_proj.in_features)
+    whole = mlp(hidden)
+    with mlps_in_pieces(mlp, rows=7):
+        torch.testing.assert_close(mlp(hidden), whole)
+
+
+def test_an_mlp_that_takes_more_than_positions_is_left_whole():
+    class Gated(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj = self.down_proj = torch.nn.Linear(4, 4)
+
+        def forward(self, hidden, gammas):
+            return self.down_proj(hidden) * gammas
+
+    mlp, hidden, gammas = Gated(), torch.randn(1, 9, 4), torch.randn(1, 9, 1)
+    whole = mlp(hidden, gammas=gammas)
+    with mlps_in_pieces(mlp, rows=2):
+        torch.testing.assert_close(mlp(hidden, gammas=gammas), whole)
+
+
 def test_a_forward_that_a_library_has_put_into_an_mlp_is_there_afterwards(tiny):
     """As accelerate does for models on several devices."""
     mlp = tiny("llama").model.layers[0].mlp

@@ -54,7 +54,7 @@ def rows(text: str) -> dict[str, tuple[str, ...]]:
 
 def tables(made: dict[str, tuple[str, ...]]) -> str:
     """Types, then settings of types that matter."""
-    head = f"{line(HEAD)}\n|{' --- |' * len(HEAD)}"
+    head = f"{line(HEAD)}\n|{'---|' * len(HEAD)}"
     types, others = ({n: made[n] for n in sorted(made) if ("/" in n) == setting} for setting in (False, True))
     right = [sum(cells[column].startswith("right") for cells in types.values()) for column in range(len(HEAD))]
     versions = f"transformers {transformers.__version__} and torch {torch.__version__.partition('+')[0]}"
