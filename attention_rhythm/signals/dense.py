@@ -76,7 +76,7 @@ def _checked(model: PreTrainedModel, maps: dict[int, Float[Tensor, "_ _ _"]]) ->
     return whole
 
 
-def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 H n n"]]:
+def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 _ _ _"]]:
     """The maps that a model gave, by layer. transformers leaves out the layers that have none."""
     maps = [x for x in getattr(out, "attentions", None) or () if x is not None]
     numbers: Sequence[int] = range(getattr(text_config(model), "num_hidden_layers", 0))
