@@ -164,7 +164,8 @@ def _probe(model: PreTrainedModel) -> Int[Tensor, "n"]:
 
 
 def _hidden(model: PreTrainedModel, tokens: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
-    with fresh_positions(model), torch.no_grad():
+    """In the model's own number format, also where autocast is on: `_tolerance` goes by it."""
+    with fresh_positions(model), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
         return hidden_states(model, tokens[None])[0].float()
 
 

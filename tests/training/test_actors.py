@@ -139,10 +139,10 @@ def test_fused_signals_stay_exact_under_autocast(new_model, rollout, monkeypatch
     seen = {}
 
     class Spy(forward.SignalRecorder):
-        def __call__(self, module, query, key, value, scale):
+        def __call__(self, module, query, key, value, attention):
             if module.layer_idx == layer:
-                seen["scores"] = query.double() @ key.double().repeat_interleave(2, 1).mT * scale
-            return super().__call__(module, query, key, value, scale)
+                seen["scores"] = query.double() @ key.double().repeat_interleave(2, 1).mT * attention.scale
+            return super().__call__(module, query, key, value, attention)
 
     config = replace(SIGNALS, layers=(layer,), head_fraction=None)
     monkeypatch.setattr(attn, "precision", lambda model, bf16: torch.autocast("cpu", torch.bfloat16))
