@@ -56,36 +56,51 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
-    """What the causal LM calls for its hidden states: itself without what makes logits of them."""
-    inner = next((part for part in (model.base_model, model.get_decoder()) if part is not model), None)
-    if inner is None:  # some say that they are their own decoder
-        inner = next(part for part in model.children() if _holds_embeddings(model, part))
-    named = inspect.unwrap(type(model).forward).__code__.co_names
-    if "decoder" in named and isinstance(own := getattr(inner, "decoder", None), nn.Module):
-        return own  # the model reaches through a wrapper that it never calls
-    return inner
+    """What the causal LM calls for its hidden states: itself without what makes logits of them.
+
+    UnsupportedAttention: there is no such part.
+    """
+    candidates = (model.base_model, model.get_decoder(), getattr(model, "model", None))
+    parts = list({id(part): part for part in candidates if isinstance(part, nn.Module) and part is not model}.values())
+    if len(parts) == 1:
+        return parts[0]
+    if model not in _backbones:  # a part in a wrapper that is passed over, or a part of a part: the first one called
+        called: list[nn.Module] = []
+        hooks = [part.register_forward_pre_hook(lambda part, *_: called.append(part)) for part in parts]
+        try:
+            with torch.no_grad(), exclusive(model):
+                model(input_ids=some_tokens(model), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not called:
+            raise UnsupportedAttention(f"{model.config.model_type} has no part of its own for its hidden states")
+        _backbones[model] = called[0]
+    return _backbones[model]
+
+
+_backbones: weakref.WeakKeyDictionary[PreTrainedModel, nn.Module] = weakref.WeakKeyDictionary()
+
+
+def some_tokens(model: PreTrainedModel) -> Int[Tensor, "1 2"]:
+    """Two tokens from the middle of the vocabulary, to ask a model what it is made of."""
+    return torch.full((1, 2), text_config(model).vocab_size // 2, device=model.device)
 
 
 def text_decoder(model: PreTrainedModel) -> nn.Module:
     """The part that reads text, without those for images or audio where the model tells them apart."""
-    named = model.get_decoder()
-    return named if _holds_embeddings(model, named) else backbone(model)  # some call their output head "decoder"
-
-
-def _holds_embeddings(model: PreTrainedModel, part: nn.Module) -> bool:
-    table = model.get_input_embeddings()
-    return any(module is table for module in part.modules())
+    named, table = model.get_decoder(), model.get_input_embeddings()
+    holds = any(module is table for module in named.modules())
+    return named if holds else backbone(model)  # some call their output head "decoder"
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     """The modules of the decoder that look their attention up in transformers' interface, in the model's order.
 
-    Those that attend to something other than the text are left out; so are unnumbered ones beside numbered ones, which
-    belong to other parts (images, audio).
+    Those that attend to images are left out; so are unnumbered ones beside numbered ones, which belong to other parts.
     """
     found = [module for module in text_decoder(model).modules() if _asks_the_interface(type(module))]
-    numbered = [module for module in found if getattr(module, "layer_idx", None) is not None]
-    return numbered or found
+    return [module for module in found if getattr(module, "layer_idx", None) is not None] or found
 
 
 def _asks_the_interface(kind: type[nn.Module]) -> bool:
@@ -107,9 +122,10 @@ def attention_layers(model: PreTrainedModel) -> tuple[int, ...]:
         raise UnsupportedAttention(
             f"{kind} does not go through transformers' attention interface, so its attention cannot be read"
         )
-    if any(number is None or number < 0 for number in numbers):
+    known = [int(number) for number in numbers if number is not None and number >= 0]
+    if len(known) < len(numbers):  # or has -1 for a block that several layers share
         raise UnsupportedAttention(f"{kind} does not number its layers of attention, so they cannot be told apart")
-    return tuple(sorted(int(number) for number in numbers if number is not None))
+    return tuple(sorted(known))
 
 
 def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_layers: int | None) -> tuple[int, ...]:
@@ -120,7 +136,8 @@ def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_la
     known = attention_layers(model)
     if isinstance(layers, str):
         return tuple(known[i] for i in select_layers(len(known), layers, num_layers))
-    chosen = select_layers(max(known[-1] + 1, _number_of_layers(model)), layers, num_layers)
+    depth = getattr(text_config(model), "num_hidden_layers", 0)
+    chosen = select_layers(max(known[-1] + 1, depth), layers, num_layers)
     if other := [layer for layer in chosen if layer not in known]:
         raise UnsupportedAttention(
             f"layers {other} of {model.config.model_type} have no softmax attention; those that do are {list(known)}"
@@ -128,14 +145,10 @@ def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_la
     return chosen
 
 
-def _number_of_layers(model: PreTrainedModel) -> int:
-    return getattr(text_config(model), "num_hidden_layers", 0)
-
-
 # ----------------------------------------------------------------------------------- what is refused
 
 
-_NOT_TEXT = ("image", "vision", "visual", "audio")  # parts of a decoder whose positions are not those of tokens
+_NOT_OF_TEXT = ("image", "img", "vision", "visual", "audio", "speech")  # in the names of parts for something else
 
 
 def check_readable(model: PreTrainedModel, length: int) -> None:
@@ -143,12 +156,11 @@ def check_readable(model: PreTrainedModel, length: int) -> None:
 
     UnsupportedAttention: dropout at work. ValueError: sequences longer than a table of learned positions.
     """
-    if model.training and (found := _dropout(model)):
+    if found := random_parts(model):
         raise UnsupportedAttention(f"{found} is at work in training mode, so no two passes agree: call model.eval()")
     for name, module in text_decoder(model).named_modules():
-        if any(part in name for part in _NOT_TEXT):
-            continue
         learned = isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
+        learned = learned and not any(word in name for word in _NOT_OF_TEXT)
         if learned and module.num_embeddings < length:
             raise ValueError(
                 f"a sequence of {length} tokens is longer than the {module.num_embeddings} positions of "
@@ -156,12 +168,18 @@ def check_readable(model: PreTrainedModel, length: int) -> None:
             )
 
 
-def _dropout(model: PreTrainedModel) -> str | None:
-    """The name of something that is random in training mode: a module or a setting."""
+def random_parts(model: PreTrainedModel, *, training: bool = False) -> str | None:
+    """The name of something random that is at work: a module in training mode, or a setting of a model in it.
+
+    training: as if all of the model were in training mode.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+        drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        if drops and (training or module.training):
             return f"dropout {module.p} in {name}"
-    for name, value in vars(text_config(model)).items():
+    for name, value in vars(text_config(model)).items() if training or model.training else ():
+        if "classif" in name or "summary" in name:  # of heads for something else
+            continue
         if ("drop" in name or "jitter" in name) and isinstance(value, float) and value > 0:
             return f"{name}={value}"
     return None
@@ -231,7 +249,7 @@ def length_matters(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def fresh_positions(model: PreTrainedModel) -> Iterator[None]:
-    """Rotary positions that have seen no sequence yet, inside the block and after it.
+    """Rotary positions that have seen no sequence yet, inside the block and after it. Other threads wait for its end.
 
     transformers keeps the frequencies of the longest sequence so far.
     """
@@ -244,15 +262,18 @@ def fresh_positions(model: PreTrainedModel) -> Iterator[None]:
             if "dynamic" in kind:
                 setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
-    forget()
-    try:
-        yield
-    finally:
+    with exclusive(model):
         forget()
+        try:
+            yield
+        finally:
+            forget()
 
 
-def read_alone(model: PreTrainedModel, lengths: Int[Tensor, "B"], width: int) -> list[tuple[Tensor, int]]:
-    """Rows that may stand in one batch, with its width: all of them, unless the length matters."""
-    if not length_matters(model):
+def read_alone(
+    model: PreTrainedModel, lengths: Int[Tensor, "B"], width: int, *, always: bool = False
+) -> list[tuple[Tensor, int]]:
+    """Rows that may stand in one batch, with its width: all of them, unless the length matters. always: each alone."""
+    if not (always or length_matters(model)):
         return [(torch.arange(len(lengths), device=lengths.device), width)]
     return [(row[None], int(lengths[row])) for row in torch.arange(len(lengths), device=lengths.device)]

@@ -18,13 +18,12 @@ from attention_rhythm.signals.architecture import (
     UnsupportedAttention,
     attention_implementation,
     attention_layers,
-    attention_modules,
     check_readable,
     fresh_positions,
     language_model,
     text_config,
 )
-from attention_rhythm.signals.own_pass import check_layers_attend_once
+from attention_rhythm.signals.attention import attention_of_layers, check_called_once
 
 Horizon = tuple[int, int | None]
 
@@ -37,11 +36,12 @@ def attention_maps(
 
     Each sequence is read alone: no padding is there to be seen, and positions begin where the model begins them.
 
-    UnsupportedAttention: the model gives no maps, or not one for each layer of softmax attention.
+    UnsupportedAttention: the model gives no maps, not one for each layer of softmax attention, or others than it uses.
     """
     model = language_model(model)
     check_readable(model, int(attention_mask.sum(1).max()))
-    check_layers_attend_once(model, layers)
+    sinks = _layers_with_sinks(model, layers)
+    least = 1 - (1e-6 if model.dtype in (torch.float32, torch.float64) else 1e-2)  # of a row that sums to one
     maps = None
     for b, own in enumerate(attention_mask):
         with attention_implementation(model, "eager"), fresh_positions(model):
@@ -49,31 +49,34 @@ def attention_maps(
         found = _by_layer(model, out)
         if missing := [layer for layer in layers if layer not in found]:
             raise UnsupportedAttention(f"layers {missing} of {model.config.model_type} give no attention maps")
-        alone = _checked(model, {layer: found[layer][0].float() for layer in layers})  # (L, H, n, n)
+        n = int(own.sum())
+        if any(found[layer].shape != (*found[layers[0]].shape[:2], n, n) for layer in layers):
+            shapes = sorted({tuple(found[layer].shape[1:]) for layer in layers})
+            raise UnsupportedAttention(
+                f"{model.config.model_type} gives maps of {shapes} (heads, queries, keys) for {n} tokens"
+            )
+        alone = torch.stack([found[layer][0].float() for layer in layers])  # (L, H, n, n)
+        if bool((alone.triu(1) > 0).any()):
+            raise UnsupportedAttention(f"{model.config.model_type} looks ahead: its attention is not causal")
+        sums = dict(zip(layers, alone.sum(-1), strict=True))  # layer -> (H, n)
+        if without := [layer for layer in layers if layer in sinks and bool((sums[layer] > least).all())]:
+            raise UnsupportedAttention(f"layers {without} of {model.config.model_type} give maps without their sinks")
         if maps is None:
             maps = alone.new_zeros(len(input_ids), *alone.shape[:2], *[input_ids.shape[1]] * 2)
         start = int(own.nonzero()[0])
-        maps[b, :, :, start : start + alone.shape[-1], start : start + alone.shape[-1]] = alone
+        maps[b, :, :, start : start + n, start : start + n] = alone
     assert maps is not None  # a batch has a sequence
     return maps
 
 
-def _checked(model: PreTrainedModel, maps: dict[int, Float[Tensor, "_ _ _"]]) -> Float[Tensor, "L H n n"]:
-    """Maps by layer as one array.
-
-    UnsupportedAttention: they are not what the equations are about.
-    """
-    kind = model.config.model_type
-    if len({x.shape for x in maps.values()}) > 1 or any(x.shape[-1] != x.shape[-2] for x in maps.values()):
-        shapes = sorted({tuple(x.shape) for x in maps.values()})
-        raise UnsupportedAttention(f"{kind} gives attention maps of shapes {shapes}, not one weight a pair of tokens")
-    whole = torch.stack(list(maps.values()))
-    if bool((whole.triu(1) > 0).any()):
-        raise UnsupportedAttention(f"{kind} looks ahead: its attention is not causal")
-    sinks = any(getattr(module, "sinks", None) is not None for module in attention_modules(model))
-    if sinks and whole.shape[-1] > 1 and bool((whole.sum(-1) > 1 - 1e-5).all()):
-        raise UnsupportedAttention(f"{kind} has attention sinks, and its eager maps do not show them: use streaming")
-    return whole
+def _layers_with_sinks(model: PreTrainedModel, layers: Sequence[int]) -> set[int]:
+    """The layers that have sinks. UnsupportedAttention: one of the layers has several maps in one pass."""
+    try:
+        known = attention_of_layers(model)
+    except UnsupportedAttention:
+        return set()  # an attention that streaming does not understand has maps all the same
+    check_called_once(model, layers)
+    return {layer for layer, attention in known if attention.sinks is not None}
 
 
 def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 _ _ _"]]:

@@ -3,8 +3,6 @@
 docs/models.md says which, and is held to it here. What a verdict is: `tests/support/verdicts.py`.
 """
 
-from dataclasses import asdict
-
 import pytest
 
 from tests.support import zoo
@@ -14,23 +12,23 @@ from tests.support.verdicts import verdicts
 
 EVERYTHING = [*zoo.names(), *zoo.VARIANTS]
 FEW = [
-    "llama", "gemma2", "gpt_oss", "granite_swa", "bamba", "qwen3_next", "bart", "phi3/longrope", "deepseek_v32",
-    "bert/encoder", "mamba2",
+    "llama", "gemma2", "gemma2/eager", "gpt_oss", "granite_swa", "bamba", "qwen3_next", "bart", "phi3/longrope",
+    "deepseek_v32", "bert/encoder", "mamba2",
 ]  # fmt: skip
 # Signals: attention of their own, outside transformers' interface; tokens chosen or compressed by the layers; layers
 # that attend twice, or have no number; no attention; not causal.
 NO_SIGNALS = {
     "axk2", "axk2/topk-256", "bert/encoder", "big_bird", "bloom", "blt", "codegen", "deepseek_v32",
-    "deepseek_v32/topk-256", "deepseek_v4", "diffllama", "doge", "doge/keep-all", "doge/window", "falcon",
-    "falcon/alibi", "falcon/alibi,sdpa", "falcon_mamba", "glm_moe_dsa", "gpt_neo", "gpt_neox_japanese", "gptj",
-    "hrm_text", "hy_v4", "mamba", "mamba2", "megatron-bert", "mpt", "mvp", "openai-gpt", "qwen4_exp_text", "rembert",
-    "roformer", "rwkv", "trocr", "xglm", "xlm", "xlnet", "xlstm", "zamba", "zamba2",
+    "deepseek_v32/topk-256", "deepseek_v4", "doge", "doge/keep-all", "doge/window", "falcon", "falcon/alibi",
+    "falcon/alibi,eager", "falcon_mamba", "glm_moe_dsa", "gpt_neo", "gpt_neox_japanese", "gptj", "hrm_text", "hy_v4",
+    "mamba", "mamba2", "megatron-bert", "mpt", "mvp", "openai-gpt", "qwen4_exp_text", "rembert", "roformer", "rwkv",
+    "trocr", "xglm", "xlm", "xlnet", "xlstm", "zamba", "zamba2",
 }  # fmt: skip
-# Log-probabilities: later tokens change what earlier ones predict; sdpa leaves something out.
-NO_LOGPROBS = {
-    "axk2", "axk2/topk-256", "bert/encoder", "deepseek_v32", "deepseek_v32/topk-256", "deepseek_v4", "doge",
-    "doge/keep-all", "doge/window", "falcon/alibi,sdpa", "gemma2/sdpa", "glm_moe_dsa", "hy_v4", "vaultgemma/sdpa",
-    "xlnet",
+NO_LOGPROBS = {"bert/encoder", "falcon/alibi", "gemma2", "vaultgemma", "xlnet"}  # not causal, or other than eager
+# In transformers' pass over a whole sequence, what comes later chooses or joins earlier tokens, or their frequencies.
+NOT_CAUSAL = {
+    "axk2", "bert/encoder", "deepseek_v32", "deepseek_v4", "doge", "glm_moe_dsa", "hunyuan_v1_dense/dynamic", "hy_v4",
+    "llama/dynamic-rope", "phi3/longrope", "xlnet",
 }  # fmt: skip
 SINKS_NOT_SHOWN = {"granite_swa", "granitemoe_swa"}  # by eager maps: method="dense" would leave them out
 IMPLICIT = {
@@ -38,8 +36,8 @@ IMPLICIT = {
     "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "qwen4_exp_text", "zamba", "zamba2",
 }  # fmt: skip
 PEOPLE_RUN = {
-    "bamba", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon_h1", "gemma2",
-    "gemma3", "gemma3_text", "glm4", "glm4_moe", "gpt_oss", "granite", "granitemoehybrid", "jamba", "lfm2", "llama",
+    "bamba", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon_h1",
+    "gemma2/eager", "gemma3", "gemma3_text", "glm4", "glm4_moe", "gpt_oss", "granite", "granitemoehybrid", "jamba", "lfm2", "llama",
     "llama4_text", "ministral", "ministral3", "mistral", "mixtral", "nemotron_h", "olmo2", "olmo3", "phi3",
     "phi4_multimodal", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "smollm3",
 }  # fmt: skip
@@ -50,14 +48,15 @@ def check(name):
     found = verdicts(model)
     expected = {
         "streaming": name not in NO_SIGNALS,
-        "fused": name not in NO_SIGNALS | NO_LOGPROBS,
+        "fused": name not in NO_SIGNALS,
         "logprobs": name not in NO_LOGPROBS,
     }
     assert {way: getattr(found, way) == "right" for way in expected} == expected, found
+    assert found.causal == (name not in NOT_CAUSAL)
     assert (found.implicit == "right") == (name in IMPLICIT), found.implicit
     if name not in NO_SIGNALS:
         assert (found.dense == "right") == (name not in SINKS_NOT_SHOWN), found.dense
-    for verdict in asdict(found).values():
+    for verdict in (found.streaming, found.dense, found.fused, found.logprobs, found.implicit):
         assert verdict in ("right", "none") or verdict.startswith("refused: "), verdict
         assert not verdict.startswith("refused: ") or model.config.model_type in verdict
     assert rows(PAGE.read_text(encoding="utf-8"))[name] == row(name, found, generation_verdict(zoo.build(name)))

@@ -227,13 +227,15 @@ def test_mlps_in_pieces_compute_the_same_from_fewer_positions_at_once(tiny, batc
     assert seen == [7, 7, 2, 16]  # as before
 
 
-def test_pieces_are_of_positions_where_an_mlp_takes_them_in_one_row(tiny):
-    """As the shared expert of a mixture of experts does."""
+def test_a_shared_expert_gets_all_positions_of_a_batch_in_one_axis(tiny):
     mlp = tiny("llama").model.layers[0].mlp
-    hidden = torch.randn(16, mlp.gate_proj.in_features)
-    whole = mlp(hidden)
-    with mlps_in_pieces(mlp, rows=7):
+    hidden = torch.randn(10, 32)  # (M, D)
+    whole, seen = mlp(hidden), []
+    handle = mlp.gate_proj.register_forward_hook(lambda _m, _i, out: seen.append(len(out)))
+    with mlps_in_pieces(mlp, rows=4):
         torch.testing.assert_close(mlp(hidden), whole)
+    handle.remove()
+    assert seen == [4, 4, 2]
 
 
 def test_an_mlp_that_takes_more_than_positions_is_left_whole():
@@ -263,6 +265,7 @@ def test_a_forward_that_a_library_has_put_into_an_mlp_is_there_afterwards(tiny):
 
 def test_the_forward_pass_ends_after_the_last_layer_read(tiny, batch):
     model = tiny("qwen2")  # six layers; "middle" is 2..4
+    attention_signals(model, *batch([(4, 12)]))  # before the first reading, the model is asked what its layers are
     ran = []
     watched = {**{f"layer {i}": layer for i, layer in enumerate(model.model.layers)}, "head": model.lm_head}
     handles = [m.register_forward_pre_hook(lambda *_, name=name: ran.append(name)) for name, m in watched.items()]

@@ -43,6 +43,7 @@ class Verdicts:
     fused: str  # `forward_statistics`: signals, entropy and log-probabilities
     logprobs: str  # `response_statistics`: entropy and log-probabilities
     implicit: str  # `implicit_signals` of every layer that has an implicit map
+    causal: bool  # whether, in transformers' own pass, tokens change nothing for those before them
 
 
 def verdicts(model: PreTrainedModel) -> Verdicts:
@@ -98,7 +99,15 @@ def verdicts(model: PreTrainedModel) -> Verdicts:
         fused=worst(fused, right),
         logprobs=worst(logprobs, right),
         implicit=worst(lambda batch: implicit_off(model, batch, cases), batches[::3]) if has_mixers(model) else "none",
+        causal=is_causal(model, cases[0]),
     )
+
+
+def is_causal(model: PreTrainedModel, case: Case) -> bool:
+    """Whether the first half of a sequence has the logits that it has in the whole."""
+    half = len(case.tokens) // 2
+    alone = truth(model, case.tokens[:half])
+    return off(alone.logits, case.truth.logits[:half]) < 1e-2
 
 
 def _further(one: Distances, other: Distances) -> Distances:
@@ -112,8 +121,8 @@ def _further(one: Distances, other: Distances) -> Distances:
 class Truth:
     """What a model says of one sequence by itself."""
 
-    logits: Tensor  # (N, V) float64, through its own attention implementation
-    maps: dict[int, Tensor] = field(default_factory=dict)  # layer: (H, N, N) float64, from eager attention
+    logits: Tensor  # (N, V) float64, like the maps from eager attention
+    maps: dict[int, Tensor] = field(default_factory=dict)  # layer: (H, N, N) float64
     doubt: str = ""  # why the maps are not what Sec. 4 means by attention
 
 
@@ -160,18 +169,24 @@ def truth(model: PreTrainedModel, tokens: Tensor, dtype: torch.dtype = torch.flo
     """What the model says of (N,) tokens in another number format."""
     if model.config.model_type == "xglm":  # its eager attention overflows in float64
         dtype = torch.float32
-    own, eager = in_format(model, dtype), in_format(model, dtype)
+    eager = in_format(model, dtype)
     for config in _configs(eager):
         config._attn_implementation = "eager"
     with weights_of(eager, len(tokens)) as (maps, doubts):
-        eager(input_ids=tokens[None], use_cache=False, output_attentions=True)
-    out = own(input_ids=tokens[None], use_cache=False)
-    logits = out[0] if isinstance(out, tuple) else out.logits
+        logits = _logits(eager, tokens, output_attentions=True)
+    if bool(logits.isnan().any()):  # transformers' eager attention of blt is broken
+        logits = _logits(in_format(model, dtype), tokens)
     if any(bool(found.triu(1).any()) for found in maps.values()):
         doubts.add("tokens look ahead")
     if any(found.shape[-2:] != (len(tokens),) * 2 for found in maps.values()):
         doubts.add("not one weight a pair of tokens")
-    return Truth(logits[0].double(), maps, "; ".join(sorted(doubts)))
+    return Truth(logits, maps, "; ".join(sorted(doubts)))
+
+
+def _logits(model: PreTrainedModel, tokens: Tensor, **options: bool) -> Tensor:
+    """(N, V) float64."""
+    out = model(input_ids=tokens[None], use_cache=False, **options)
+    return (out[0] if isinstance(out, tuple) else out.logits)[0].double()
 
 
 def in_format(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -547,9 +547,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3_text/window-256": ("gemma3_text", dict(sliding_window=256)),
     "gemma2/no-softcap,window-256": ("gemma2", dict(attn_logit_softcapping=None, sliding_window=256)),
     "vaultgemma/no-softcap,window-256": ("vaultgemma", dict(attn_logit_softcapping=None, sliding_window=256)),
-    "gemma2/sdpa": ("gemma2", {}),
-    "vaultgemma/sdpa": ("vaultgemma", {}),
-    "falcon/alibi,sdpa": ("falcon", dict(alibi=True, new_decoder_architecture=False)),
+    "gemma2/eager": ("gemma2", {}),
+    "vaultgemma/eager": ("vaultgemma", {}),
+    "falcon/alibi,eager": ("falcon", dict(alibi=True, new_decoder_architecture=False)),
     "gemma3n_text/window-256": ("gemma3n_text", dict(sliding_window=256)),
     "gemma3n_text/window-256,no-shared-kv": ("gemma3n_text", dict(sliding_window=256, num_kv_shared_layers=0)),
     "gemma4_text/window-256": ("gemma4_text", dict(sliding_window=256)),
@@ -699,7 +699,7 @@ SKIPPED = (
 
 
 # transformers' sdpa computes something else (no soft cap, another ALiBi), so people have to ask for eager attention.
-EAGER = ("gemma2", "vaultgemma", "falcon/alibi")
+EAGER = ("gemma2/eager", "vaultgemma/eager", "falcon/alibi,eager")
 
 
 def names() -> list[str]:
