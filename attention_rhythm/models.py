@@ -90,7 +90,9 @@ def model_signature(spec: str) -> list:
 def load_model(
     spec: str, *, dtype: str = "float32", device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in eval mode with fused (sdpa) attention, and its tokenizer: left padding, pad token set if it can be.
+    """Model in eval mode, and its tokenizer: left padding, pad token set if it can be.
+
+    Attention is fused (sdpa) where transformers has that for the model and it leaves out nothing, else eager.
 
     dtype: float32 | bfloat16 | float16; device: cpu | cuda | auto (cuda if there is one).
 
@@ -101,6 +103,8 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
+
+    from attention_rhythm.signals.attention import UnsupportedAttention, check_implementation
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in dtypes:
@@ -117,15 +121,19 @@ def load_model(
     with _refusal_in_one_line(spec):
         automatic: Any = AutoModelForCausalLM
         model, loaded = automatic.from_pretrained(
-            folder, dtype=dtypes[dtype], attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True,
-            output_loading_info=True,
+            folder, dtype=dtypes[dtype], trust_remote_code=False, use_safetensors=True, output_loading_info=True,
         )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, padding_side="left")
     if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random ones
         raise ReproError(f"model {spec}: {len(missing)} weights are not in the folder ({missing[0]}, ...)")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device).eval().requires_grad_(False), tokenizer
+    model = model.to(device).eval().requires_grad_(False)
+    try:
+        check_implementation(model)
+    except UnsupportedAttention:
+        model.set_attn_implementation("eager")
+    return model, tokenizer
 
 
 def context_length(config: PretrainedConfig) -> int | None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from attention_rhythm.generation.base import Completion, GenerationError, SamplingConfig
 from attention_rhythm.generation.choice import Rows, make_decoder
 from attention_rhythm.generation.conventions import ResponseText, repetition_penalty, stop_token_ids
-from attention_rhythm.signals.architecture import language_model
+from attention_rhythm.signals.architecture import exclusive, language_model
 
 # Finished rows leave once they are this share of the batch: leaving copies the caches of those that stay.
 _LEAVE_AT = 0.125
@@ -99,7 +99,8 @@ def continue_rows(
     before = [[*prefixes[g][:v], token] for g, v, token in zip(group, visible, first, strict=True)]
     repetition = Repetition(before, penalty) if penalty != 1 else None
     texts = [torch.tensor(p, dtype=torch.long) for p in prefixes]
-    decoder = make_decoder(model, Rows(texts, group, visible, limits))
+    with exclusive(model):  # a thread that reads the model has its attention replaced meanwhile
+        decoder = make_decoder(model, Rows(texts, group, visible, limits))
     tokens: list[list[int]] = [[] for _ in first]
     logprobs: list[list[float]] = [[] for _ in first]
     rows = torch.arange(len(first), device=device)
@@ -109,7 +110,8 @@ def continue_rows(
     current = torch.tensor(first, device=device)
     step = 0
     while True:
-        logits = decoder.step(current)  # (b, V)
+        with exclusive(model):
+            logits = decoder.step(current)  # (b, V)
         current = choose(logits if repetition is None else repetition(logits, rows), rows, step)
         if repetition is not None:
             repetition.add(rows, current)

@@ -22,10 +22,8 @@ from transformers import PreTrainedModel
 
 from attention_rhythm.generation.base import GenerationError
 from attention_rhythm.signals.architecture import UnsupportedAttention, rotary_by_length
-from attention_rhythm.signals.attention import Attention, OwnMask, described_attention
+from attention_rhythm.signals.attention import STUMBLES, OwnMask, attention_of_layers
 
-# What a decoder that does not fit a model may raise, or the model itself.
-_MISFITS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 # Largest difference of logits, as a share of their standard deviation over the vocabulary. Another structure is off by
 # a share near 1; rounding to float32 by less than 1e-4, to half precision or TensorFloat-32 by hundredths.
 _EXACT, _ROUNDED = 1e-3, 0.3
@@ -57,7 +55,7 @@ def misfit(model: PreTrainedModel, decode: Decode, visible: Sequence[int]) -> st
     if key not in answers:
         try:
             answers[key] = _difference(model, decode, visible)
-        except _MISFITS as error:
+        except STUMBLES as error:
             answers[key] = _said(error)
     return answers[key]
 
@@ -99,51 +97,25 @@ def _some_tokens(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Ten
 # ------------------------------------------------------------------------------------------- long range
 
 
-@dataclass(frozen=True)
-class _Layers:
-    """What a model said when it was asked for the attention of its layers."""
-
-    attentions: tuple[Attention, ...] = ()
-    refusal: str | None = None  # why they are not known
-    own_mask: bool = False  # because the model looks into its mask, or makes one of its own
-
-
-_layers_of: WeakKeyDictionary[PreTrainedModel, _Layers] = WeakKeyDictionary()
-
-
-@torch.inference_mode()
-def _layers(model: PreTrainedModel) -> _Layers:
-    """Asked once for each model."""
-    if model not in _layers_of:
-        found: list[Attention] = []
-
-        def note(module, query, key, value, attention):
-            found.append(attention)
-            return query.new_zeros(*query.shape[:3], value.shape[3])  # what comes of it is not looked at
-
-        try:
-            with described_attention(model, note):
-                model(input_ids=_some_tokens(model, 2)[None].to(model.device), use_cache=False)
-            _layers_of[model] = _Layers(tuple(found))
-        except _MISFITS as error:
-            # what a whole pass does not do, and this one does, is to stumble over a rule where a mask was expected
-            stumbled = isinstance(error, OwnMask) or not isinstance(error, UnsupportedAttention)
-            _layers_of[model] = _Layers(refusal=_said(error), own_mask=stumbled)
-    return _layers_of[model]
-
-
 def hidden_within(model: PreTrainedModel, reach: int) -> str | None:
     """What some layer hides from the last of `reach` tokens, or why that is not known; None if every layer sees all."""
-    layers = _layers(model)
-    for attention in layers.attentions:
+    try:
+        calls = attention_of_layers(model)
+    except UnsupportedAttention as error:
+        return str(error)
+    for layer, attention in calls:
         if first := attention.first_key(reach - 1):
-            return f"a layer sees {reach - first} of {reach} tokens (a window)"
-    return layers.refusal
+            return f"layer {layer} sees {reach - first} of {reach} tokens (a window)"
+    return None
 
 
 def chooses_tokens(model: PreTrainedModel) -> bool:
     """Whether layers make masks of their own, by which they may choose tokens from some length on."""
-    return _layers(model).own_mask
+    try:
+        attention_of_layers(model)
+    except UnsupportedAttention as error:
+        return isinstance(error, OwnMask)
+    return False
 
 
 # -------------------------------------------------------------------------------------------- positions

@@ -56,19 +56,58 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
-    """What the causal LM calls for its hidden states: itself without what makes logits of them."""
-    inner = model.base_model
-    return inner if inner is not model else model.get_decoder()
+    """What the causal LM calls for its hidden states: itself without what makes logits of them.
+
+    UnsupportedAttention: there is no such part.
+    """
+    candidates = (model.base_model, model.get_decoder(), getattr(model, "model", None))
+    parts = list({id(part): part for part in candidates if isinstance(part, nn.Module) and part is not model}.values())
+    if len(parts) == 1:
+        return parts[0]
+    if model not in _backbones:  # a part in a wrapper that is passed over, or a part of a part: the first one called
+        called: list[nn.Module] = []
+        hooks = [part.register_forward_pre_hook(lambda part, *_: called.append(part)) for part in parts]
+        try:
+            with torch.no_grad(), exclusive(model):
+                model(input_ids=some_tokens(model), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not called:
+            raise UnsupportedAttention(f"{model.config.model_type} has no part of its own for its hidden states")
+        _backbones[model] = called[0]
+    return _backbones[model]
+
+
+_backbones: weakref.WeakKeyDictionary[PreTrainedModel, nn.Module] = weakref.WeakKeyDictionary()
+
+
+def some_tokens(model: PreTrainedModel) -> Int[Tensor, "1 2"]:
+    """Two tokens from the middle of the vocabulary, to ask a model what it is made of."""
+    return torch.full((1, 2), text_config(model).vocab_size // 2, device=model.device)
+
+
+def text_decoder(model: PreTrainedModel) -> nn.Module:
+    """The part that reads text, without those for images or audio where the model tells them apart."""
+    named, table = model.get_decoder(), model.get_input_embeddings()
+    holds = any(module is table for module in named.modules())
+    return named if holds else backbone(model)  # some call their output head "decoder"
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules of the decoder that look their attention up in transformers' interface, in the model's order."""
-    return [module for module in model.get_decoder().modules() if _asks_the_interface(type(module))]
+    """The modules of the decoder that look their attention up in transformers' interface, in the model's order.
+
+    Those that attend to images are left out; so are unnumbered ones beside numbered ones, which belong to other parts.
+    """
+    found = [module for module in text_decoder(model).modules() if _asks_the_interface(type(module))]
+    return [module for module in found if getattr(module, "layer_idx", None) is not None] or found
 
 
 def _asks_the_interface(kind: type[nn.Module]) -> bool:
     code = getattr(inspect.unwrap(kind.forward), "__code__", None)
-    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+    if code is None or "cross_attention_states" in code.co_varnames[: code.co_argcount]:
+        return False
+    return "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
 
 def attention_layers(model: PreTrainedModel) -> tuple[int, ...]:
@@ -83,9 +122,10 @@ def attention_layers(model: PreTrainedModel) -> tuple[int, ...]:
         raise UnsupportedAttention(
             f"{kind} does not go through transformers' attention interface, so its attention cannot be read"
         )
-    if None in numbers:
+    known = [int(number) for number in numbers if number is not None and number >= 0]
+    if len(known) < len(numbers):  # or has -1 for a block that several layers share
         raise UnsupportedAttention(f"{kind} does not number its layers of attention, so they cannot be told apart")
-    return tuple(sorted(int(number) for number in numbers if number is not None))
+    return tuple(sorted(known))
 
 
 def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_layers: int | None) -> tuple[int, ...]:
@@ -96,7 +136,8 @@ def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_la
     known = attention_layers(model)
     if isinstance(layers, str):
         return tuple(known[i] for i in select_layers(len(known), layers, num_layers))
-    chosen = select_layers(max(known[-1] + 1, text_config(model).num_hidden_layers), layers, num_layers)
+    depth = getattr(text_config(model), "num_hidden_layers", 0)
+    chosen = select_layers(max(known[-1] + 1, depth), layers, num_layers)
     if other := [layer for layer in chosen if layer not in known]:
         raise UnsupportedAttention(
             f"layers {other} of {model.config.model_type} have no softmax attention; those that do are {list(known)}"
@@ -107,15 +148,19 @@ def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_la
 # ----------------------------------------------------------------------------------- what is refused
 
 
+_NOT_OF_TEXT = ("image", "img", "vision", "visual", "audio", "speech")  # in the names of parts for something else
+
+
 def check_readable(model: PreTrainedModel, length: int) -> None:
     """Refuse what would give wrong numbers without an error.
 
     UnsupportedAttention: dropout at work. ValueError: sequences longer than a table of learned positions.
     """
-    if model.training and (found := _dropout(model)):
+    if found := random_parts(model):
         raise UnsupportedAttention(f"{found} is at work in training mode, so no two passes agree: call model.eval()")
-    for name, module in model.get_decoder().named_modules():
+    for name, module in text_decoder(model).named_modules():
         learned = isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
+        learned = learned and not any(word in name for word in _NOT_OF_TEXT)
         if learned and module.num_embeddings < length:
             raise ValueError(
                 f"a sequence of {length} tokens is longer than the {module.num_embeddings} positions of "
@@ -123,12 +168,18 @@ def check_readable(model: PreTrainedModel, length: int) -> None:
             )
 
 
-def _dropout(model: PreTrainedModel) -> str | None:
-    """The name of something that is random in training mode: a module or a setting."""
+def random_parts(model: PreTrainedModel, *, training: bool = False) -> str | None:
+    """The name of something random that is at work: a module in training mode, or a setting of a model in it.
+
+    training: as if all of the model were in training mode.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+        drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        if drops and (training or module.training):
             return f"dropout {module.p} in {name}"
-    for name, value in vars(text_config(model)).items():
+    for name, value in vars(text_config(model)).items() if training or model.training else ():
+        if "classif" in name or "summary" in name:  # of heads for something else
+            continue
         if ("drop" in name or "jitter" in name) and isinstance(value, float) and value > 0:
             return f"{name}={value}"
     return None
@@ -183,7 +234,7 @@ def rotary_by_length(model: PreTrainedModel) -> list[tuple[Any, str, str]]:
     A module that serves several types of layers has a kind for each, and its buffers begin with the type's name.
     """
     found: list[tuple[Any, str, str]] = []
-    for module in model.get_decoder().modules():
+    for module in text_decoder(model).modules():
         kinds = getattr(module, "rope_type", None)
         named = kinds if isinstance(kinds, dict) else {"": kinds}
         found += [
@@ -201,7 +252,7 @@ def length_matters(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def fresh_positions(model: PreTrainedModel) -> Iterator[None]:
-    """Rotary positions that have seen no sequence yet, inside the block and after it.
+    """Rotary positions that have seen no sequence yet, inside the block and after it. Other threads wait for its end.
 
     transformers keeps the frequencies of the longest sequence so far.
     """
@@ -214,15 +265,18 @@ def fresh_positions(model: PreTrainedModel) -> Iterator[None]:
             if "dynamic" in kind:
                 setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
-    forget()
-    try:
-        yield
-    finally:
+    with exclusive(model):
         forget()
+        try:
+            yield
+        finally:
+            forget()
 
 
-def read_alone(model: PreTrainedModel, lengths: Int[Tensor, "B"], width: int) -> list[tuple[Tensor, int]]:
-    """Rows that may stand in one batch, with its width: all of them, unless the length matters."""
-    if not length_matters(model):
+def read_alone(
+    model: PreTrainedModel, lengths: Int[Tensor, "B"], width: int, *, always: bool = False
+) -> list[tuple[Tensor, int]]:
+    """Rows that may stand in one batch, with its width: all of them, unless the length matters. always: each alone."""
+    if not (always or length_matters(model)):
         return [(torch.arange(len(lengths), device=lengths.device), width)]
     return [(row[None], int(lengths[row])) for row in torch.arange(len(lengths), device=lengths.device)]

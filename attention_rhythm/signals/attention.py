@@ -13,20 +13,32 @@ sums to rho < 1, and the rest looks at nothing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, masking_utils
 
-from attention_rhythm.signals.architecture import UnsupportedAttention, attention_implementation, attention_layers
+from attention_rhythm.signals.architecture import (
+    UnsupportedAttention,
+    attention_implementation,
+    attention_layers,
+    backbone,
+    exclusive,
+    fresh_positions,
+    some_tokens,
+    text_config,
+)
 
 _NAME = "attention_rhythm"
+_LEAVE_OUT = ("sdpa",)  # implementations of transformers that are handed soft caps and sinks, and have none
+TWICE = "attends twice in one pass: which is meant is not known"
 
 
 class OwnMask(UnsupportedAttention):
@@ -102,6 +114,8 @@ def rule_of(function: Callable[..., Any]) -> Rule:
             known["chunk"] = own["chunk_size"]
         elif code is _PACKED.__code__:
             known["packed"] = True
+        elif part is masking_utils.bidirectional_mask_function:
+            raise UnsupportedAttention("the attention is not causal")
         else:
             name = getattr(part, "__qualname__", str(part))
             raise UnsupportedAttention(f"the attention mask has a condition that is not known here ({name})")
@@ -110,11 +124,21 @@ def rule_of(function: Callable[..., Any]) -> Rule:
     return Rule(**known)
 
 
-def _mask(mask_function: Callable[..., Any], q_offset: Any = 0, kv_offset: Any = 0, **_: Any) -> Rule:
+@dataclass(frozen=True)
+class _NoRule:
+    """Stands in the place of a mask whose rule is not known: refused where an attention uses it, and only there."""
+
+    why: str
+
+
+def _mask(mask_function: Callable[..., Any], q_offset: Any = 0, kv_offset: Any = 0, **_: Any) -> Rule | _NoRule:
     """What transformers calls for a mask. Padding is on the right, where a causal query never looks."""
     if q_offset or kv_offset:
         raise UnsupportedAttention("a cache of keys and values is in use: call the model with use_cache=False")
-    return rule_of(mask_function)
+    try:
+        return rule_of(mask_function)
+    except UnsupportedAttention as error:  # an encoder's mask, say, in a decoder that has no encoder
+        return _NoRule(str(error))
 
 
 # -------------------------------------------------------------------------------------- the description
@@ -198,6 +222,8 @@ def describe(
     where = type(module).__name__
     if mask is None:
         raise OwnMask(f"{where} is given no mask: whether it is causal is not known")
+    if isinstance(mask, _NoRule):
+        raise UnsupportedAttention(f"{where}: {mask.why}")
     if not isinstance(mask, Rule):
         raise OwnMask(f"{where} builds an attention mask of its own")
     if key.shape[2] != query.shape[2]:
@@ -254,12 +280,154 @@ def described_attention(model: PreTrainedModel, function: AttentionFunction) -> 
     Shapes: query (B, H, T, D), key (B, H_kv, T, D), value (B, H_kv, T, D_v), result (B, H, T, D_v). Sequences are to be
     padded on the right, where a causal query never looks. Other threads wait for the end of the block.
 
-    UnsupportedAttention: the model does not go through transformers' attention interface.
+    UnsupportedAttention: the model does not go through transformers' attention interface, or, inside the block, it has
+    an attention that cannot be said; the message begins with the model's type.
     """
     attention_layers(model)
     with attention_implementation(model, _NAME):
         token = _active.set(function)
         try:
             yield
+        except UnsupportedAttention as error:
+            kind = model.config.model_type
+            if str(error).startswith(kind):
+                raise
+            raise type(error)(f"{kind}: {error}") from error
         finally:
             _active.reset(token)
+
+
+class LastCall:
+    """The layer, queries and keys of the last call of an attention."""
+
+    layer: int | None = None
+    query: Tensor | None = None
+    key: Tensor | None = None
+
+    def repeated(self, layer: int, query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G S D"]) -> bool:
+        """Whether this call has the map of the one before it, which is forgotten for it."""
+        same = self.layer == layer and _equal(query, self.query) and _equal(key, self.key)
+        self.layer, self.query, self.key = layer, query, key
+        return same
+
+
+def _equal(one: Tensor, other: Tensor | None) -> bool:
+    return one is other or (other is not None and one.shape == other.shape and torch.equal(one, other))
+
+
+# What a model may raise that is handed a rule where it expects a mask, or decoded by what does not fit it.
+STUMBLES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a model said when it was asked for the attention of its layers."""
+
+    calls: tuple[tuple[int, Attention], ...] = ()  # (layer, its attention), in the order in which they are called
+    refusal: str | None = None
+    own_mask: bool = False  # it is refused because the model looks into its mask, or makes one of its own
+
+
+_asked: WeakKeyDictionary[PreTrainedModel, _Asked] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], ...]:
+    """(layer, its attention) of each map in one forward pass, whatever the length of a sequence.
+
+    From a pass over two tokens, made once for each model. A layer that puts one map to two sets of values has one.
+
+    UnsupportedAttention: see `described_attention`.
+    """
+    if model not in _asked:
+        calls: list[tuple[int, Attention]] = []
+        last = LastCall()
+
+        def note(module, query, key, value, attention):
+            if not last.repeated(module.layer_idx, query, key):
+                calls.append((module.layer_idx, attention))
+            return query.new_zeros(*query.shape[:3], value.shape[3])  # what comes of it is not looked at
+
+        try:
+            with described_attention(model, note):
+                model(input_ids=some_tokens(model), use_cache=False)
+            _asked[model] = _Asked(tuple(calls))
+        except torch.OutOfMemoryError:
+            raise
+        except STUMBLES as error:
+            said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            known = isinstance(error, UnsupportedAttention)
+            # all that an ordinary pass has and this one has not is a mask where there is a rule here
+            own_mask = isinstance(error, OwnMask) or not known
+            _asked[model] = _Asked((), str(error) if known else f"{model.config.model_type}: {said}", own_mask)
+    asked = _asked[model]
+    if asked.refusal is not None:
+        raise (OwnMask if asked.own_mask else UnsupportedAttention)(asked.refusal)
+    return asked.calls
+
+
+def check_called_once(model: PreTrainedModel, layers: Sequence[int]) -> None:
+    """UnsupportedAttention: one of the layers has several maps in one pass, or see `attention_of_layers`."""
+    called = [layer for layer, _ in attention_of_layers(model)]
+    if twice := [layer for layer in layers if called.count(layer) > 1]:
+        raise UnsupportedAttention(f"{model.config.model_type}: layer {twice[0]} {TWICE}")
+
+
+def check_implementation(model: PreTrainedModel) -> None:
+    """Refuse a model whose own forward pass leaves out a part of its attention.
+
+    UnsupportedAttention: says what is left out, and what to call.
+    """
+    implementation = text_config(model)._attn_implementation
+    if implementation not in _LEAVE_OUT:
+        return
+    try:
+        calls = attention_of_layers(model)
+    except UnsupportedAttention:
+        known = _from_eager.setdefault(model, {})
+        if implementation not in known:
+            known[implementation] = _distance_from_eager(model)
+        if known[implementation] > _ROUNDING:
+            raise UnsupportedAttention(
+                f"{model.config.model_type} computes something else with transformers' {implementation} than with eager"
+                " attention: load it with attn_implementation='eager'"
+            ) from None
+        return
+    for _, attention in calls:
+        check_kept(model, attention, implementation)
+
+
+_ROUNDING = 0.02  # of the largest hidden state, in any number format
+_from_eager: WeakKeyDictionary[PreTrainedModel, dict[str, float]] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _distance_from_eager(model: PreTrainedModel) -> float:
+    """How far hidden states of a few tokens are from those through eager attention, over the largest of them."""
+
+    def hidden() -> Tensor:
+        out = backbone(model)(input_ids=tokens, use_cache=False)
+        return (out[0] if isinstance(out, tuple) else out.last_hidden_state).float()
+
+    tokens = some_tokens(model).repeat(1, 4) + torch.arange(8, device=model.device)  # (1, 8)
+    with exclusive(model), fresh_positions(model):
+        own = hidden()
+        try:
+            with attention_implementation(model, "eager"):
+                eager = hidden()
+        except STUMBLES:  # it has no eager attention to compare with
+            return 0.0
+    return float((own - eager).abs().max() / own.abs().max())
+
+
+def check_kept(model: PreTrainedModel, attention: Attention, implementation: str) -> None:
+    """Refuse a layer's attention of which an implementation of transformers leaves out a part.
+
+    UnsupportedAttention: says what is left out, and what to call.
+    """
+    left_out = replace(attention, window=None, chunk=None, bias=None).more_than_plain()
+    if implementation in _LEAVE_OUT and left_out:
+        raise UnsupportedAttention(
+            f"{model.config.model_type} has {left_out}, which transformers' {implementation} leaves out: call"
+            " model.set_attn_implementation('eager')"
+        )

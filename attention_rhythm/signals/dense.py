@@ -23,6 +23,7 @@ from attention_rhythm.signals.architecture import (
     language_model,
     text_config,
 )
+from attention_rhythm.signals.attention import attention_of_layers, check_called_once
 
 Horizon = tuple[int, int | None]
 
@@ -35,10 +36,12 @@ def attention_maps(
 
     Each sequence is read alone: no padding is there to be seen, and positions begin where the model begins them.
 
-    UnsupportedAttention: the model gives no maps, or not one for each layer of softmax attention.
+    UnsupportedAttention: the model gives no maps, not one for each layer of softmax attention, or others than it uses.
     """
     model = language_model(model)
     check_readable(model, int(attention_mask.sum(1).max()))
+    sinks = _layers_with_sinks(model, layers)
+    least = 1 - (1e-6 if model.dtype in (torch.float32, torch.float64) else 1e-2)  # of a row that sums to one
     maps = None
     for b, own in enumerate(attention_mask):
         with attention_implementation(model, "eager"), fresh_positions(model):
@@ -46,19 +49,40 @@ def attention_maps(
         found = _by_layer(model, out)
         if missing := [layer for layer in layers if layer not in found]:
             raise UnsupportedAttention(f"layers {missing} of {model.config.model_type} give no attention maps")
+        n = int(own.sum())
+        if any(found[layer].shape != (*found[layers[0]].shape[:2], n, n) for layer in layers):
+            shapes = sorted({tuple(found[layer].shape[1:]) for layer in layers})
+            raise UnsupportedAttention(
+                f"{model.config.model_type} gives maps of {shapes} (heads, queries, keys) for {n} tokens"
+            )
         alone = torch.stack([found[layer][0].float() for layer in layers])  # (L, H, n, n)
+        if bool((alone.triu(1) > 0).any()):
+            raise UnsupportedAttention(f"{model.config.model_type} looks ahead: its attention is not causal")
+        sums = dict(zip(layers, alone.sum(-1), strict=True))  # layer -> (H, n)
+        if without := [layer for layer in layers if layer in sinks and bool((sums[layer] > least).all())]:
+            raise UnsupportedAttention(f"layers {without} of {model.config.model_type} give maps without their sinks")
         if maps is None:
             maps = alone.new_zeros(len(input_ids), *alone.shape[:2], *[input_ids.shape[1]] * 2)
         start = int(own.nonzero()[0])
-        maps[b, :, :, start : start + alone.shape[-1], start : start + alone.shape[-1]] = alone
+        maps[b, :, :, start : start + n, start : start + n] = alone
     assert maps is not None  # a batch has a sequence
     return maps
 
 
-def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 H n n"]]:
+def _layers_with_sinks(model: PreTrainedModel, layers: Sequence[int]) -> set[int]:
+    """The layers that have sinks. UnsupportedAttention: one of the layers has several maps in one pass."""
+    try:
+        known = attention_of_layers(model)
+    except UnsupportedAttention:
+        return set()  # an attention that streaming does not understand has maps all the same
+    check_called_once(model, layers)
+    return {layer for layer, attention in known if attention.sinks is not None}
+
+
+def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 _ _ _"]]:
     """The maps that a model gave, by layer. transformers leaves out the layers that have none."""
     maps = [x for x in getattr(out, "attentions", None) or () if x is not None]
-    numbers: Sequence[int] = range(text_config(model).num_hidden_layers)
+    numbers: Sequence[int] = range(getattr(text_config(model), "num_hidden_layers", 0))
     if len(maps) != len(numbers):
         numbers = attention_layers(model)
     if len(maps) != len(numbers):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from attention_rhythm.signals.architecture import (
+    UnsupportedAttention,
+    attention_modules,
     backbone,
     check_readable,
     exclusive,
     fresh_positions,
     language_model,
     read_alone,
+    text_config,
 )
-from attention_rhythm.signals.attention import described_attention
+from attention_rhythm.signals.attention import attention_of_layers, check_implementation, described_attention
 from attention_rhythm.signals.entropy import output_head, response_entropy
 from attention_rhythm.signals.streaming import HeadStatistics, Horizon, SignalRecorder, in_batches
 
@@ -28,9 +32,50 @@ def hidden_states(model: PreTrainedModel, input_ids: Int[Tensor, "B N"]) -> Floa
     return out[0] if isinstance(out, tuple) else out.last_hidden_state
 
 
+_causal: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether tokens change nothing for those before them, shown on a few tokens, once for each model."""
+    if model not in _causal:
+        ids = torch.arange(6, device=model.device).repeat(2, 1) + text_config(model).vocab_size // 2  # (2, 6)
+        ids[1, 3:] = ids[1, 3:].flip(0)
+        with exclusive(model), fresh_positions(model):
+            one, other = hidden_states(model, ids)[:, :3].float()
+        exact = model.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(model.device.type)
+        rounding = 1e-4 if exact else 2e-2
+        _causal[model] = bool((one - other).abs().max() <= rounding * one.abs().max())
+    return _causal[model]
+
+
+_CHOOSING = ("indexed", "compressed")  # kinds of layers that choose or join keys, from some length on
+
+
+def batches_without_padding(
+    model: PreTrainedModel, lengths: Int[Tensor, "B"], width: int
+) -> list[tuple[Int[Tensor, "b"], int]]:
+    """Right-padded rows that may stand in one batch of the model's own pass, with its width.
+
+    All of them where it is known that no token sees what stands behind it. Else each alone: where positions follow from
+    the length, and where layers make masks of their own, by which what stands behind may displace what stands before.
+
+    UnsupportedAttention: tokens see what comes after them.
+    """
+    if not is_causal(model):
+        raise UnsupportedAttention(f"{model.config.model_type} is not causal: its tokens see what comes after them")
+    kinds = getattr(text_config(model), "layer_types", None) or ()
+    known = not any(word in kind for kind in kinds for word in _CHOOSING)
+    try:
+        known = known and (not attention_modules(model) or bool(attention_of_layers(model)))
+    except UnsupportedAttention:
+        known = False
+    return read_alone(model, lengths, width, always=not known)
+
+
 @torch.no_grad()
 def forward_statistics(
-    model: PreTrainedModel,
+    model: nn.Module,
     input_ids: Int[Tensor, "B N"],
     response: Bool[Tensor, "B N"],
     layers: Sequence[int],
@@ -45,13 +90,14 @@ def forward_statistics(
     """
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
+    head = output_head(model)
 
     def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
         ids, own = input_ids[rows, :width], response[rows, :width]
         recorder = SignalRecorder(layers, own, window, horizons)
         with described_attention(model, recorder):
             hidden = hidden_states(model, ids)
-        return recorder.statistics(), response_entropy(hidden, output_head(model), ids, own)
+        return recorder.statistics(), response_entropy(hidden, head, ids, own)
 
     statistics, (entropy, logprob) = in_batches(model, response, lengths, read)
     return statistics, entropy, logprob
@@ -59,18 +105,24 @@ def forward_statistics(
 
 @torch.no_grad()
 def response_statistics(
-    model: PreTrainedModel,
+    model: nn.Module,
     input_ids: Int[Tensor, "B N"],
     response: Bool[Tensor, "B N"],
     lengths: Int[Tensor, "B"],
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
-    """Entropy (nats) and log-probability (nats) alone, of right-padded sequences of these lengths."""
+    """Entropy (nats) and log-probability (nats) alone, of right-padded sequences of these lengths.
+
+    From the model's own attention, which must leave nothing out (`check_implementation`).
+
+    UnsupportedAttention: see there, and `batches_without_padding`.
+    """
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
+    check_implementation(model)
     entropy = torch.full(response.shape, float("nan"), device=input_ids.device)
     logprob = entropy.clone()
     with exclusive(model):
-        for rows, width in read_alone(model, lengths, input_ids.shape[1]):
+        for rows, width in batches_without_padding(model, lengths, input_ids.shape[1]):
             ids, own = input_ids[rows, :width], response[rows, :width]
             with fresh_positions(model):
                 hidden = hidden_states(model, ids)

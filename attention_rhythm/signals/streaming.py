@@ -29,6 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,7 +45,7 @@ from attention_rhythm.signals.architecture import (
     language_model,
     read_alone,
 )
-from attention_rhythm.signals.attention import Attention, described_attention
+from attention_rhythm.signals.attention import TWICE, Attention, LastCall, check_called_once, described_attention
 
 Horizon = tuple[int, int | None]
 
@@ -284,16 +285,18 @@ class SignalRecorder:
         self.early_exit = early_exit
         self._read: dict[int, tuple[Tensor, Tensor, list[Tensor]]] = {}
         self._total: Tensor | float = 0.0
+        self._last = LastCall()
 
     def __call__(self, module, query, key, value, attention):
         # the fused CPU kernel gives zeros where a query is NaN: what is broken has to be seen before it
         self._total = self._total + query.sum(dtype=torch.float32) + key.sum(dtype=torch.float32)
         layer, device = module.layer_idx, query.device
         attention = attention.within(query.shape[2])
-        if layer not in self.layers:
+        repeated = self._last.repeated(layer, query, key)
+        if layer not in self.layers or repeated:
             return attention_output(query, key, value, attention)
         if layer in self._read:
-            raise UnsupportedAttention(f"layer {layer} attends twice in one pass: which is meant is not known")
+            raise UnsupportedAttention(f"layer {layer} {TWICE}")
         autocast = torch.is_autocast_enabled(device.type)
         own = torch.get_autocast_dtype(device.type) if autocast else query.dtype  # what the model's attention runs in
         # Positions and small weights do not survive bfloat16. Triton's kernels keep float32 sums of the model's own
@@ -339,12 +342,15 @@ def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
     Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
     """
 
-    def in_pieces(whole: Callable[[Tensor], Tensor], hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        if hidden.shape[1] <= rows:
-            return whole(hidden)
+    # experts that are shared get all positions of a batch as one axis; what else an MLP takes may have one entry each
+    def in_pieces(
+        whole: Callable[..., Tensor], hidden: Float[Tensor, "*B N D"], *more: Any, **named: Any
+    ) -> Float[Tensor, "*B N D"]:
+        if hidden.shape[-2] <= rows or more or named:
+            return whole(hidden, *more, **named)
         out = torch.empty_like(hidden)
-        for start in range(0, hidden.shape[1], rows):
-            out[:, start : start + rows] = whole(hidden[:, start : start + rows])
+        for start in range(0, hidden.shape[-2], rows):
+            out[..., start : start + rows, :] = whole(hidden[..., start : start + rows, :])
         return out
 
     mlps = [module for module in model.modules() if hasattr(module, "gate_proj") and hasattr(module, "down_proj")]
@@ -373,13 +379,12 @@ def in_batches(
     width = response.shape[1]
     if lengths is None:
         lengths = (response * torch.arange(1, width + 1, device=response.device)).amax(1)
-    batches = read_alone(model, lengths, width)
-    if len(batches) == 1 and batches[0][1] == width:
-        return read(*batches[0])
     parts = []
-    for rows, own in batches:
+    for rows, own in read_alone(model, lengths, width):
         with fresh_positions(model):
             parts.append(read(rows, own))
+    if len(parts) == 1 and parts[0][0].waad.shape[-1] == width:
+        return parts[0]
 
     def together(tensors: list[Tensor]) -> Tensor:
         return torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("nan")) for x in tensors])
@@ -393,7 +398,7 @@ def in_batches(
 
 @torch.no_grad()
 def head_statistics(
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     input_ids: Int[Tensor, "B N"],
     response: Bool[Tensor, "B N"],
     layers: Sequence[int],
@@ -405,9 +410,12 @@ def head_statistics(
 
     Where a token's positions depend on the length of the batch (dynamic NTK, LongRoPE), one pass for each sequence.
     lengths: of the sequences; None: each ends with its response.
+
+    UnsupportedAttention: an attention that is not understood, or a layer that attends twice.
     """
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
+    check_called_once(model, layers)  # the pass ends before the second time
 
     def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[()]]:
         recorder = SignalRecorder(layers, response[rows, :width], window, horizons, early_exit=True)

@@ -227,6 +227,32 @@ def test_mlps_in_pieces_compute_the_same_from_fewer_positions_at_once(tiny, batc
     assert seen == [7, 7, 2, 16]  # as before
 
 
+def test_a_shared_expert_gets_all_positions_of_a_batch_in_one_axis(tiny):
+    mlp = tiny("llama").model.layers[0].mlp
+    hidden = torch.randn(10, 32)  # (M, D)
+    whole, seen = mlp(hidden), []
+    handle = mlp.gate_proj.register_forward_hook(lambda _m, _i, out: seen.append(len(out)))
+    with mlps_in_pieces(mlp, rows=4):
+        torch.testing.assert_close(mlp(hidden), whole)
+    handle.remove()
+    assert seen == [4, 4, 2]
+
+
+def test_an_mlp_that_takes_more_than_positions_is_left_whole():
+    class Gated(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj = self.down_proj = torch.nn.Linear(4, 4)
+
+        def forward(self, hidden, gammas):
+            return self.down_proj(hidden) * gammas
+
+    mlp, hidden, gammas = Gated(), torch.randn(1, 9, 4), torch.randn(1, 9, 1)
+    whole = mlp(hidden, gammas=gammas)
+    with mlps_in_pieces(mlp, rows=2):
+        torch.testing.assert_close(mlp(hidden, gammas=gammas), whole)
+
+
 def test_a_forward_that_a_library_has_put_into_an_mlp_is_there_afterwards(tiny):
     """As accelerate does for models on several devices."""
     mlp = tiny("llama").model.layers[0].mlp
@@ -239,6 +265,7 @@ def test_a_forward_that_a_library_has_put_into_an_mlp_is_there_afterwards(tiny):
 
 def test_the_forward_pass_ends_after_the_last_layer_read(tiny, batch):
     model = tiny("qwen2")  # six layers; "middle" is 2..4
+    attention_signals(model, *batch([(4, 12)]))  # before the first reading, the model is asked what its layers are
     ran = []
     watched = {**{f"layer {i}": layer for i, layer in enumerate(model.model.layers)}, "head": model.lm_head}
     handles = [m.register_forward_pre_hook(lambda *_, name=name: ran.append(name)) for name, m in watched.items()]

@@ -6,15 +6,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from attention_rhythm.credit import CreditConfig, credit_weights
 from attention_rhythm.generation.base import Completion, SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.signals import dense, forward
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.reading import SignalConfig
+from tests.support import zoo
+from tests.support.models import make_batch
+from tests.support.reading import own_logp
 from training.actors import attn, train
 from training.actors.attn import AttnActor
-from training.actors.infer import InferActor, collate
+from training.actors.infer import InferActor, Rollout, collate
 from training.actors.train import DivergedError, OptimConfig, TrainActor, response_logp
 
 NAN = float("nan")
@@ -139,10 +144,10 @@ def test_fused_signals_stay_exact_under_autocast(new_model, rollout, monkeypatch
     seen = {}
 
     class Spy(forward.SignalRecorder):
-        def __call__(self, module, query, key, value, scale):
+        def __call__(self, module, query, key, value, attention):
             if module.layer_idx == layer:
-                seen["scores"] = query.double() @ key.double().repeat_interleave(2, 1).mT * scale
-            return super().__call__(module, query, key, value, scale)
+                seen["scores"] = query.double() @ key.double().repeat_interleave(2, 1).mT * attention.scale
+            return super().__call__(module, query, key, value, attention)
 
     config = replace(SIGNALS, layers=(layer,), head_fraction=None)
     monkeypatch.setattr(attn, "precision", lambda model, bf16: torch.autocast("cpu", torch.bfloat16))
@@ -155,6 +160,38 @@ def test_fused_signals_stay_exact_under_autocast(new_model, rollout, monkeypatch
     torch.testing.assert_close(reading.signals.waad[own], expected[own], atol=1e-4, rtol=0)
     expected = dense.fai(maps, own, config.horizon).mean(1).float()
     torch.testing.assert_close(reading.signals.fai[own], expected[own], atol=1e-6, rtol=0, equal_nan=True)
+
+
+def rollout_of(batch):
+    """Sequences of the zoo's vocabulary as a rollout."""
+    ids, attention, response = batch
+    rows = len(ids)
+    return Rollout(ids, attention, response, torch.zeros(ids.shape), ("",) * rows, torch.ones(rows, dtype=torch.bool))
+
+
+# Logits that are more than a linear head on hidden states; a window that hides in a mask; positions by length; and
+# attention that chooses its keys, which may lie in the padding.
+ODD = ["bert", "electra", "recurrent_gemma", "cohere", "granite", "llama4_text", "qwen2_moe", "phi3/longrope",
+       "llama/dynamic-rope"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_both_passes_have_the_models_own_log_probabilities(name):
+    model, batch = zoo.build(name), make_batch([(12, 40), (3, 9), (5, 30)])
+    expected = own_logp(model, batch)
+    actor = AttnActor(model, SIGNALS, "fused", batch=3, bf16=False)
+    for signals in (True, False):
+        logp = actor.read(rollout_of(batch), signals=signals).old_logp
+        torch.testing.assert_close(logp, expected, atol=3e-4, rtol=0, equal_nan=True)
+
+
+def test_attention_that_chooses_its_keys_is_read_without_signals_only():
+    model, batch = zoo.build("doge"), make_batch([(12, 40), (3, 9)])
+    actor = AttnActor(model, SIGNALS, "fused", batch=2, bf16=False)
+    with pytest.raises(UnsupportedAttention, match="doge: the model computes with its attention mask"):
+        actor.read(rollout_of(batch))
+    logp = actor.read(rollout_of(batch), signals=False).old_logp
+    torch.testing.assert_close(logp, own_logp(model, batch), atol=3e-4, rtol=0, equal_nan=True)
 
 
 def test_an_unknown_way_is_refused(new_model):
@@ -275,6 +312,30 @@ def test_a_ratio_without_bound_stops_the_step_even_where_the_clip_hides_it(new_m
 def test_weights_too_short_to_be_trained_are_refused(new_model, tmp_path):
     with pytest.raises(ValueError, match=r"float32.*bfloat16"):
         actor(new_model().to(torch.bfloat16), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llama/dynamic-rope", "phi3/longrope", "doge", "mamba", "opt"])
+def test_a_step_has_the_log_probabilities_of_each_sequence_alone(name):
+    model, batch = zoo.build(name), make_batch([(12, 40), (3, 9), (5, 30)])
+    logp = response_logp(model, batch[0], batch[2])
+    torch.testing.assert_close(logp, own_logp(model, batch).nan_to_num(), atol=5e-4, rtol=0)
+    logp.sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+def test_dropout_is_refused_before_the_first_step(tmp_path):
+    sizes = dict(vocab_size=61, n_embd=32, n_layer=1, n_head=4, embd_pdrop=0.0, attn_pdrop=0.0)
+    with pytest.raises(ValueError, match=r"dropout 0.1 in transformer.h.0.attn.resid_dropout .* set it to 0"):
+        actor(GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.1)).eval(), tmp_path)
+    actor(GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.0)).eval(), tmp_path)
+
+
+def test_a_soft_cap_that_sdpa_leaves_out_is_refused_before_the_first_step(tmp_path):
+    model = zoo.build("gemma2")
+    with pytest.raises(UnsupportedAttention, match=r"soft-capped at 5\.0, which transformers' sdpa leaves out"):
+        actor(model, tmp_path)
+    model.set_attn_implementation("eager")
+    actor(model, tmp_path)
 
 
 def test_autocast_is_for_cuda(new_model):

@@ -292,6 +292,22 @@ def test_a_rank_that_dies_ends_the_run(processes):
     assert not any(process.is_alive() for process in actor.processes)
 
 
+def rope(kind, **settings):
+    return {"rope_type": kind, "rope_theta": 10000.0, **settings}
+
+
+def windowed():
+    """Told by its layers' types alone."""
+    types = ["full_attention", "sliding_attention"] * 2
+    return make("qwen2", use_sliding_window=True, sliding_window=8, layer_types=types)
+
+
+def rescaled(model, scale):
+    for layer in model.model.layers:
+        layer.self_attn.scaling = scale
+    return model
+
+
 REFUSED = {
     "4 attention heads over 3 tensor-parallel ranks": (make, Layout(tensor=3), 3),
     "2 key-value heads over 4 tensor-parallel ranks": (make, Layout(tensor=4), 4),
@@ -302,7 +318,14 @@ REFUSED = {
     "context parallelism over 2 ranks": (make, Layout(context=2), 2),
     "sequence parallelism without tensor parallelism": (make, Layout(sequence_parallel=True), 1),
     "biases in attention or MLP": (lambda: make("llama", attention_bias=True), Layout(), 1),
-}
+    "attention_dropout=0.1": (lambda: make(attention_dropout=0.1), Layout(), 1),
+    "attention with a sliding window of 8": (windowed, Layout(), 1),
+    r"scores scaled by 0\.1": (lambda: rescaled(make(), 0.1), Layout(), 1),
+    "rotary positions of type dynamic": (lambda: make(rope_parameters=rope("dynamic", factor=2.0)), Layout(), 1),
+    "rotary positions of a part of a head": (
+        lambda: make(rope_parameters=rope("default", partial_rotary_factor=0.5)), Layout(), 1,
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("message", REFUSED)

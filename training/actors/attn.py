@@ -14,11 +14,11 @@ from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from attention_rhythm.memory import in_halves
-from attention_rhythm.signals.architecture import layers_to_read
+from attention_rhythm.signals.architecture import language_model, layers_to_read
 from attention_rhythm.signals.forward import forward_statistics, response_statistics
 from attention_rhythm.signals.reading import SignalConfig, Signals, attention_signals, combine_heads
 from training.actors.infer import Rollout
@@ -96,7 +96,7 @@ class AttnActor:
 
 
 def fused_pass(
-    model: PreTrainedModel,
+    model: nn.Module,
     ids: Int[Tensor, "B N"],
     attention: Bool[Tensor, "B N"],
     response: Bool[Tensor, "B N"],
@@ -105,6 +105,7 @@ def fused_pass(
     bf16: bool,
 ) -> Reading:
     """One pass over right-padded sequences gives all."""
+    model = language_model(model)
     layers = layers_to_read(model, config.layers, config.num_layers)
     with precision(model, bf16):
         read, entropy, old_logp = forward_statistics(

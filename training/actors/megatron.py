@@ -9,6 +9,7 @@ is made.
 from __future__ import annotations
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from transformers import PreTrainedModel
 from attention_rhythm.errors import UsageError
 from attention_rhythm.generation.vllm import MissingEngine
 from attention_rhythm.grpo import policy_loss
+from attention_rhythm.signals.architecture import UnsupportedAttention, random_parts
+from attention_rhythm.signals.attention import attention_of_layers
 from training.actors.megatron_cpu import cuda_means_cpu
 from training.actors.megatron_weights import place, shard, unshard
 from training.actors.train import (
@@ -87,11 +90,12 @@ def check(model: PreTrainedModel, layout: Layout, world: int) -> None:
             }.items()
         },
         f"rotary positions of type {rope.get('rope_type')}": rope.get("rope_type", "default") != "default",
+        "rotary positions of a part of a head": rope.get("partial_rotary_factor") not in (None, 1.0),
         f"an odd head size of {head_dim}": head_dim % 2 != 0,
         f"activation {config.hidden_act}": config.hidden_act not in ("silu", "swish"),
         "biases in attention or MLP": bool(getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", 0)),
-        "sliding-window attention": bool(getattr(config, "use_sliding_window", False)),
-        "dropout in attention": bool(getattr(config, "attention_dropout", 0)),
+        f"{random_parts(model, training=True)}": random_parts(model, training=True) is not None,
+        **(dict.fromkeys(_more_than_plain(model, head_dim**-0.5), True) if kind in FAMILIES else {}),
     }
     if refused := [reason for reason, holds in reasons.items() if holds]:
         raise UsageError(f"Megatron cannot train this: {'; '.join(refused)}")
@@ -100,6 +104,16 @@ def check(model: PreTrainedModel, layout: Layout, world: int) -> None:
             "Megatron-core is not installed in this environment: on a CPU run ./reproduce.sh setup-engines, then use "
             ".venv-engines/bin/python; on a GPU make the environment of environment.yml"
         )
+
+
+def _more_than_plain(model: PreTrainedModel, scale: float) -> set[str]:
+    """What the layers' attention is, by the description that the signals are read by, beyond softmax(scale q k) v."""
+    try:
+        found = {attention for _, attention in attention_of_layers(model)}
+    except UnsupportedAttention as error:
+        return {str(error)}
+    more = {f"attention with {attention.more_than_plain()}" for attention in found if not attention.plain}
+    return more | {f"scores scaled by {a.scale:g}" for a in found if not math.isclose(a.scale, scale, rel_tol=1e-6)}
 
 
 class MegatronTrainActor:

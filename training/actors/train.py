@@ -19,8 +19,10 @@ from attention_rhythm.errors import NotFinite
 from attention_rhythm.files import atomic_path
 from attention_rhythm.grpo import policy_loss
 from attention_rhythm.memory import halved_once
+from attention_rhythm.signals.architecture import fresh_positions, random_parts
+from attention_rhythm.signals.attention import check_implementation
 from attention_rhythm.signals.entropy import output_head
-from attention_rhythm.signals.forward import hidden_states
+from attention_rhythm.signals.forward import batches_without_padding, hidden_states
 
 
 class DivergedError(NotFinite):
@@ -56,8 +58,23 @@ def response_logp(
     """Log-probability (nats) of each response token given what stands before it; 0 elsewhere. Differentiable.
 
     Sequences are padded on the right. Logits exist for response tokens only, and the sums are in float32.
+
+    UnsupportedAttention: see `batches_without_padding`.
     """
-    hidden = hidden_states(model, input_ids)  # (B, N, D)
+    width = response.shape[1]
+    batches = batches_without_padding(model, up_to_its_end(response).sum(1), width)
+    parts = []
+    for rows, own in batches:
+        with fresh_positions(model):
+            logp = _logp_of_batch(model, input_ids[rows, :own], response[rows, :own])  # (b, own)
+        parts.append(F.pad(logp, (0, width - own)))
+    return torch.cat(parts)
+
+
+def _logp_of_batch(
+    model: PreTrainedModel, input_ids: Int[Tensor, "b n"], response: Bool[Tensor, "b n"]
+) -> Float[Tensor, "b n"]:
+    hidden = hidden_states(model, input_ids)  # (b, n, D)
     predicted = response.clone()
     predicted[:, 0] = False  # nothing predicts the first token of a sequence
     logits = output_head(model)(hidden[:, :-1][predicted[:, 1:]]).float()  # (M, V)
@@ -103,7 +120,7 @@ class TrainActor:
         clip_low, clip_high, aggregation: see `policy_loss`.
 
     Raises:
-        ValueError: weights of another type.
+        ValueError: weights of another type, dropout. UnsupportedAttention: see `check_implementation`.
     """
 
     def __init__(
@@ -117,6 +134,9 @@ class TrainActor:
         aggregation: str = "token_mean",
     ):
         require_float32(model)
+        if found := random_parts(model, training=True):
+            raise ValueError(f"{found} would make every pass another: set it to 0 in the model's configuration")
+        check_implementation(model)
         self.model, self.config, self.folder = model, config, folder
         self.loss_options = {"clip_low": clip_low, "clip_high": clip_high, "aggregation": aggregation}
         self.steps = 0  # gradient steps done

@@ -6,6 +6,7 @@ signals come from attention_rhythm/signals, gamma from attention_rhythm/credit.p
     settings.py  what a user may set (algorithm.rhythm), and what is refused
     engine.py    actor_attn: FSDP that records signals inside the old-log-prob pass; for engines without a hook
                  (Megatron), a pass of its own over an exported copy of the weights
+    recording.py what of a model the hook may be in
     trainer.py   the trainer that shapes the advantages
     data.py      problems as parquet;  reward.py: the graders
     launch.py    compose, check and start a run;  plan.py: what it will need

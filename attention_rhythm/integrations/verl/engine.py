@@ -20,7 +20,8 @@ from verl.workers.engine import FSDPEngineWithLMHead, MegatronEngineWithLMHead
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.utils import postprocess_batch_func, prepare_micro_batches
 
-from attention_rhythm.signals.architecture import check_readable, layers_to_read
+from attention_rhythm.integrations.verl.recording import check_recordable, kept_by_the_engine
+from attention_rhythm.signals.architecture import layers_to_read
 from attention_rhythm.signals.attention import described_attention
 from attention_rhythm.signals.packing import packed, right_padded
 from attention_rhythm.signals.reading import SignalConfig, attention_signals, combine_heads
@@ -64,10 +65,11 @@ class RhythmFSDPEngine(ReadsSignals, FSDPEngineWithLMHead):
         config = SignalConfig(**request["signals"])
         attention, response, lengths = masks(micro_batch)
         layers = layers_to_read(self.module, config.layers, config.num_layers)
-        check_readable(self.module, attention.shape[1])
+        check_recordable(self.module, attention.shape[1])
         recorder = SignalRecorder(layers, response, config.window, [config.horizon])
         packs = tu.get_non_tensor_data(micro_batch, key="use_remove_padding", default=True)
-        with described_attention(self.module, packed(recorder, lengths) if packs else recorder):
+        attend = kept_by_the_engine(self.module, packed(recorder, lengths) if packs else recorder)
+        with described_attention(self.module, attend):
             loss: Any = torch.tensor(0.0)
             output: dict[str, Any] = {"model_output": {}, "loss": 0.0, "metrics": {}}
             if request["attn"] == "separate":
