@@ -33,22 +33,22 @@ REMARK = re.compile(
     r"\s*\\text\{\s*(?:for (?:all|any|every|each|some|integers?)|where|with|as required)\b.*$",
     re.IGNORECASE | re.DOTALL,
 )
-UNIT_AT_END = re.compile(r"\s*(?:\\cdot\s*)?\\text\{([^{}]*)\}(?:\s*/\s*\\text\{[^{}]*\})?\s*(?:\^\s*\{?-?[1-4]\}?)?$")
-INTERVAL = re.compile(r"^[\[(][^()\[\]]*,[^()\[\]]*[\])](?:\s*\\cup\s*[\[(][^()\[\]]*,[^()\[\]]*[\])])*$")
+UNIT_AT_END = re.compile(r"(?:\\cdot\s*)?\\text\{([^{}]*)\}(?:\s*/\s*\\text\{[^{}]*\})?\s*(?:\^\s*\{?-?[1-4]\}?)?$")
+INTERVAL = re.compile(r"^[\[(][^()\[\],]*,[^()\[\]]*[\])](?:\s*\\cup\s*[\[(][^()\[\],]*,[^()\[\]]*[\])])*$")
 UNION = re.compile(
     r"(?<=[)\]])\s*(?:,|U|\\bigcup|\\text\{\s*(?:or|and|U)\s*\}|\b(?:or|and)\b)\s*(?:x\s*\\in\s*)?(?=[(\[])"
 )
 EQUALS = re.compile(r"(?<![<>\\!])=")
 GLUED_LETTER = re.compile(r"^-?[\d.,]+\s?[a-zA-Z](?![a-zA-Z])")  # 3R^2, 6m: a variable
 GLUE = re.compile(r"(?<=\d)\s?(?=[a-zA-Z](?![a-zA-Z]))")
-PAIR = re.compile(r"^([(\[])[^()\[\]]*,[^()\[\]]*([)\]])$")
+PAIR = re.compile(r"^([(\[])[^()\[\],]*,[^()\[\]]*([)\]])$")
 IN_A_SET = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*(?=[(\[])")
 LETTER_FIRST = re.compile(r"^(?:\\text\{\s*\([A-E]\)\s*\}|\{?\([A-E]\)\}?)\s*(?=[\w\\(\[.-])")
-LETTER_LAST = re.compile(r"\s*(?:\\text\{\s*\([A-E]\)\s*\}|\(\\text\{[A-E]\}\)|\s\([A-E]\))$")
+LETTER_LAST = re.compile(r"(?:\\text\{\s*\([A-E]\)\s*\}|\(\\text\{[A-E]\}\)|\s\([A-E]\))$")
 RELATION = r"(\\(?:le|ge|lt|gt)(?![a-zA-Z])|[<>])"
-BETWEEN = re.compile(rf"^(.+?)\s*{RELATION}\s*[a-zA-Z](?:\([a-z]\))?\s*{RELATION}\s*(.+)$")
-ONE_SIDE = re.compile(rf"^([a-zA-Z])\s*{RELATION}\s*(.+)$|^(.+?)\s*{RELATION}\s*([a-zA-Z])$")
-BOTH = re.compile(r"^(.+?)\s*(?:\\text\{\s*and\s*\}|\band\b|\\land(?![a-zA-Z]))\s*(.+)$")
+BETWEEN = re.compile(rf"^(.+?){RELATION}\s*[a-zA-Z](?:\([a-z]\))?\s*{RELATION}\s*(.+)$")
+ONE_SIDE = re.compile(rf"^([a-zA-Z])\s*{RELATION}\s*(.+)$|^(.+?){RELATION}\s*([a-zA-Z])$")
+BOTH = re.compile(r"^(.+?)(?:\\text\{\s*and\s*\}|\band\b|\\land(?![a-zA-Z]))(.+)$")
 COLUMN = re.compile(r"\\begin\{[pb]matrix\}([^&]*?)\\end\{[pb]matrix\}")
 NEW_ROW = r"\\"
 ARRAY = re.compile(r"[(\[]\s*\\begin\{array\}(?:\{[^{}]*\})?(.*?)\\end\{array\}\s*[)\]]", re.DOTALL)
@@ -62,7 +62,7 @@ def same_answer(gold: str, answer: str, judge: Judge) -> bool:
     if _key(gold) == _key(answer):
         return True
     if not is_text(gold):
-        answer = LETTER_LAST.sub("", LETTER_FIRST.sub("", answer))
+        answer = LETTER_LAST.sub("", LETTER_FIRST.sub("", answer)).rstrip()
     if (number := read_number(gold)) is not None and not GLUED_LETTER.search(gold):
         return any(_is_worth(number, gold, reading, judge) for reading in readings(answer))
     if is_text(gold):
@@ -316,7 +316,7 @@ def as_interval(text: str) -> str | None:
     ('(0,12.5]', '(-\\infty,3)', '(-\\infty,1]\\cup(2,\\infty)')
     """
     text = re.sub(r"^(?:\\\{)?\s*[a-z]\s*(?:\\mid|\\vert|[|:])\s*|\\\}$|^\\text\{\s*all\s*\}\s*", "", text)
-    if match := re.fullmatch(r"([\[\]])([^()\[\]]+,[^()\[\]]+)([\[\]])", text):  # ]2, 3[, as in French
+    if match := re.fullmatch(r"([\[\]])([^()\[\],]+,[^()\[\]]+)([\[\]])", text):  # ]2, 3[, as in French
         return ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]")
     if (both := BOTH.match(text)) and (joined := _between(*both.groups())):
         text = joined
@@ -356,7 +356,9 @@ def _between(first: str, second: str) -> str | None:
         if match is None:
             return None
         name, relation, bound, left_bound, left_relation, right_name = match.groups()
-        name, relation, bound = (name, relation, bound) if name else (right_name, _flipped(left_relation), left_bound)
+        name, relation, bound = (
+            (name, relation, bound) if name else (right_name, _flipped(left_relation), left_bound.strip())
+        )
         upper = relation in (r"\le", "<", r"\lt")
         bounds[upper] = f"{name} {relation} {bound}" if upper else f"{bound} {_flipped(relation)} "
     return bounds[False] + bounds[True] if len(bounds) == 2 else None
@@ -373,7 +375,7 @@ def without_units(text: str) -> str:
     ('3\\sqrt{13}', '2\\pi \\text{ if odd}', '\\pi')
     """
     match = UNIT_AT_END.search(text)
-    if match and match.start() and is_unit(match.group(1)):
+    if match and text[: match.start()].strip() and is_unit(match.group(1)):
         text = text[: match.start()]
     return re.sub(r"\^\\circ(?![a-zA-Z])|^\\\$\s*|\s*\\\$$", "", text).strip()
 
