@@ -51,6 +51,7 @@ ONE_SIDE = re.compile(rf"^([a-zA-Z])\s*{RELATION}\s*(.+)$|^(.+?){RELATION}\s*([a
 BOTH = re.compile(r"^(.+?)(?:\\text\{\s*and\s*\}|\band\b|\\land(?![a-zA-Z]))(.+)$")
 COLUMN = re.compile(r"\\begin\{[pb]matrix\}([^&]*?)\\end\{[pb]matrix\}")
 NEW_ROW = r"\\"
+MAX_NESTED = 3  # brackets around an answer and remarks beside it, in each other
 ARRAY = re.compile(r"[(\[]\s*\\begin\{array\}(?:\{[^{}]*\})?(.*?)\\end\{array\}\s*[)\]]", re.DOTALL)
 
 
@@ -77,7 +78,7 @@ def _key(text: str) -> str:
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _is_worth(number, gold: str, answer: str, judge: Judge) -> bool:
+def _is_worth(number, gold: str, answer: str, judge: Judge, nested: int = MAX_NESTED) -> bool:
     found = read_number(answer)
     if found is not None:
         return number.is_worth(found)
@@ -85,7 +86,8 @@ def _is_worth(number, gold: str, answer: str, judge: Judge) -> bool:
     if len(parts) != 1:  # "15 39/40 or 639/40" is one answer
         return len(parts) > 1 and all((part := read_number(text)) and number.is_worth(part) for text in parts)
     if parts[0] != answer:
-        return any(_is_worth(number, gold, reading, judge) for reading in readings(parts[0]))
+        deeper = readings(parts[0]) if nested else []
+        return any(_is_worth(number, gold, reading, judge, nested - 1) for reading in deeper)
     answer = without_units(answer)
     return not has_words(answer) and judge(gold, answer)
 
