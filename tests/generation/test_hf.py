@@ -161,7 +161,7 @@ def test_shared_prefixes_are_used_up_to_the_window_and_the_cache_beyond_it():
     rows = Rows([torch.arange(1, 20)], [0, 0], [19, 19], [4, 4])
     assert rows.reach == 24 and isinstance(make_decoder(model, rows), PrefixDecoder)
     assert isinstance(make_decoder(model, replace(rows, limits=[4, 5])), CacheDecoder)
-    assert shared_prefix_refusal(model, 25) == "a layer sees 24 of 25 tokens (a window)"
+    assert shared_prefix_refusal(model, 25) == "layer 0 sees 24 of 25 tokens (a window)"
     assert shared_prefix_refusal(make("llama-gqa"), 100_000) is None
 
 

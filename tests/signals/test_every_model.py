@@ -37,8 +37,8 @@ IMPLICIT = {
 }  # fmt: skip
 PEOPLE_RUN = {
     "bamba", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon_h1",
-    "gemma2/eager", "gemma3", "gemma3_text", "glm4", "glm4_moe", "gpt_oss", "granite", "granitemoehybrid", "jamba", "lfm2",
-    "llama",
+    "gemma2/eager", "gemma3", "gemma3_text", "glm4", "glm4_moe", "gpt_oss", "granite", "granitemoehybrid", "jamba",
+    "lfm2", "llama",
     "llama4_text", "ministral", "ministral3", "mistral", "mixtral", "nemotron_h", "olmo2", "olmo3", "phi3",
     "phi4_multimodal", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "smollm3",
 }  # fmt: skip
