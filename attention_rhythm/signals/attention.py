@@ -350,7 +350,7 @@ def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], 
 
         try:
             with described_attention(model, note):
-                model(input_ids=some_tokens(model), use_cache=False)
+                backbone(model)(input_ids=some_tokens(model), use_cache=False)
             _asked[model] = _Asked(tuple(calls))
         except torch.OutOfMemoryError:
             raise
