@@ -6,18 +6,19 @@ are more than a head on hidden states, attention that chooses its tokens, soft c
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, masking_utils
 
 from attention_rhythm.errors import ReproError
 from attention_rhythm.signals import dense
 from attention_rhythm.signals.architecture import UnsupportedAttention, backbone, layers_to_read
-from attention_rhythm.signals.attention import attention_of_layers, check_implementation
+from attention_rhythm.signals.attention import attention_of_layers, check_implementation, rule_of
 from attention_rhythm.signals.forward import forward_statistics, is_causal, response_statistics
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
 from tests.support import zoo
 from tests.support.models import make_batch
 from tests.support.reading import EVERY_LAYER, in_float64, logp_of_both_passes, own_logp
 
+CAUSAL = masking_utils.causal_mask_function
 LENGTHS = [(12, 40), (3, 9)]  # (prompt, response) tokens: beyond the zoo's windows, and within
 
 
@@ -31,7 +32,38 @@ def assert_close(one, other, *, waad=2e-4, fai=1e-5):
     assert torch.equal(one.layers, other.layers)
 
 
-# --- windows that hide in a mask --------------------------------------------------------------------------------------
+# --- the rule behind a mask -------------------------------------------------------------------------------------------
+
+
+def test_a_rule_is_the_conjunction_of_its_conditions():
+    window, chunk = masking_utils.sliding_window_overlay, masking_utils.chunked_overlay(8, torch.zeros(1))
+    rule = rule_of(masking_utils.and_masks(CAUSAL, window(5), masking_utils.and_masks(chunk, window(3))))
+    assert (rule.window, rule.chunk, rule.packed) == (3, 8, False)
+    rule = rule_of(CAUSAL)
+    assert (rule.window, rule.chunk, rule.packed) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (masking_utils.sliding_window_overlay(3), "the attention is not causal"),
+        (masking_utils.or_masks(CAUSAL, masking_utils.sliding_window_overlay(3)), "a condition that is not known here"),
+        (masking_utils.and_masks(CAUSAL, lambda b, h, q, kv: q % 2 == 0), "a condition that is not known here"),
+        (masking_utils.and_masks(CAUSAL, masking_utils.chunked_overlay(8, torch.ones(1))), "not known here"),
+    ],
+)
+def test_what_a_rule_cannot_say_is_refused(function, says):
+    with pytest.raises(UnsupportedAttention, match=says):
+        rule_of(function)
+
+
+# --- windows ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma3_text", "llama4_text"])
+def test_windows_and_chunks_are_right_at_the_edges_of_the_tiles(name):
+    """Tiles have 64 rows: the first row of one sees as far back as its last."""
+    assert_close(*both(zoo.build(name), make_batch([(20, 170), (3, 62)])))
 
 
 @pytest.mark.parametrize("name", ["qwen2_moe", "phimoe"])
