@@ -58,18 +58,15 @@ def hold_to_the_claim(numbers):
 
 SPACES = " " * 1_900
 SLOW_ONCE = {
-    "half a fraction and spaces": rf"\boxed{{\frac{{{SPACES}",
-    "half a fraction and spaces in a box": rf"\boxed{{\frac{{\{SPACES}}}}}",
+    "half a fraction and spaces": rf"\boxed{{\frac{{\{SPACES}}}}}",
     "fractions that never begin": r"\boxed{" + r"\over" * 380 + "}",
-    "text of spaces": rf"\boxed{{\text{{{SPACES}~}}}}",
+    "text of spaces": rf"\boxed{{\text{{{SPACES}é}}}}",
     "symbols that are long in LaTeX": r"\boxed{" + "∞" * 1_900 + "}",
     "dots that are long in LaTeX": r"\boxed{" + "…" * 1_900 + "}",
     "units of area": r"\boxed{5 " + "m^2 " * 400 + "~}",
     "braces behind boxes that never close": r"\boxed{" * 20 + "{}" * 95_000,
     "a mark in a tag": "<answer>#### " + "* " * 95_000 + "x</answer>",
     "brackets around nothing": r"\boxed{" + "(,x=" * 390 + "5" + ")" * 390 + "}",
-    "brackets that close": "The answer is " + "1)" * 950,
-    "words that end a list": "1 " + "or and " * 280 + "~",
 }
 
 
