@@ -6,7 +6,7 @@ A string has a number that makes it (tests/support/hostile.py), and no part of a
 import pytest
 
 from attention_rhythm.tasks.answers import without_end, without_thinking
-from attention_rhythm.tasks.grading import MAX_ANSWER, grade
+from attention_rhythm.tasks.grading import grade
 from attention_rhythm.tasks.problems import Problem
 from attention_rhythm.tasks.quantities import is_unit, read_number
 from tests.support.hostile import LENGTHS, numbered, processor_seconds
@@ -84,13 +84,6 @@ def test_a_digit_that_is_no_number_is_no_base():
 def test_a_unit_is_read_once_however_many_ways_there_are():
     assert is_unit("m^2 " * 3) and is_unit("m^{ 2 } s^{-1}")
     assert not is_unit("m^2 " * 400 + "~")
-
-
-def test_an_answer_is_as_long_as_its_latex():
-    gold = Problem("m", "?", r"\infty", "math500")
-    assert grade(gold, r"\boxed{∞}").correct
-    longest = MAX_ANSWER // len(r"\infty ")
-    assert not grade(gold, rf"\boxed{{{'∞' * (longest + 1)}}}").correct
 
 
 # --- strings by their number ------------------------------------------------------------------------------------------
