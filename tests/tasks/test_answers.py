@@ -60,7 +60,7 @@ def test_the_last_of_what_is_said_to_be_the_answer(response, answer):
     [
         ("So it is x = 3, y = 5", "x = 3, y = 5"),  # a pair
         ("For x = 3, y = 5", "y = 5"),  # a value under a condition
-        ("We get 5, 7, and that is it", "5, 7"),  # words that a list does not end in
+        ("We get (3, 4), and that is it", "(3, 4)"),  # no expression ends in "and"
     ],
 )
 def test_the_whole_expression_around_the_last_number(prose, expression):
