@@ -316,9 +316,6 @@ def _expression(prose: str, place: int) -> tuple[int, int]:
     text = prose[start:end].rstrip(OPEN_END)
     while joint := JOINT_AT_END.search(text, max(0, len(text) - 4)):
         text = text[: joint.start()].rstrip(OPEN_END)
-    unopened = len(re.findall(r"[)\]}]", text)) - len(re.findall(r"[(\[{]", text))
-    while unopened > 0 and text[-1] in ")]}":
-        text, unopened = text[:-1], unopened - 1
     end = start + len(text)
     while outer := OUTER.match(text):
         text = text[outer.end() :]

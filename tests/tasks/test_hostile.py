@@ -6,7 +6,7 @@ A string has a number that makes it (tests/support/hostile.py), and no part of a
 import pytest
 
 from attention_rhythm.tasks.answers import without_end, without_thinking
-from attention_rhythm.tasks.grading import MAX_ANSWER, grade
+from attention_rhythm.tasks.grading import grade
 from attention_rhythm.tasks.problems import Problem
 from attention_rhythm.tasks.quantities import is_unit, read_number
 from tests.support.hostile import LENGTHS, numbered, processor_seconds
@@ -58,18 +58,15 @@ def hold_to_the_claim(numbers):
 
 SPACES = " " * 1_900
 SLOW_ONCE = {
-    "half a fraction and spaces": rf"\boxed{{\frac{{{SPACES}",
-    "half a fraction and spaces in a box": rf"\boxed{{\frac{{\{SPACES}}}}}",
+    "half a fraction and spaces": rf"\boxed{{\frac{{\{SPACES}}}}}",
     "fractions that never begin": r"\boxed{" + r"\over" * 380 + "}",
-    "text of spaces": rf"\boxed{{\text{{{SPACES}~}}}}",
+    "text of spaces": rf"\boxed{{\text{{{SPACES}é}}}}",
     "symbols that are long in LaTeX": r"\boxed{" + "∞" * 1_900 + "}",
     "dots that are long in LaTeX": r"\boxed{" + "…" * 1_900 + "}",
     "units of area": r"\boxed{5 " + "m^2 " * 400 + "~}",
     "braces behind boxes that never close": r"\boxed{" * 20 + "{}" * 95_000,
     "a mark in a tag": "<answer>#### " + "* " * 95_000 + "x</answer>",
     "brackets around nothing": r"\boxed{" + "(,x=" * 390 + "5" + ")" * 390 + "}",
-    "brackets that close": "The answer is " + "1)" * 950,
-    "words that end a list": "1 " + "or and " * 280 + "~",
 }
 
 
@@ -87,13 +84,6 @@ def test_a_digit_that_is_no_number_is_no_base():
 def test_a_unit_is_read_once_however_many_ways_there_are():
     assert is_unit("m^2 " * 3) and is_unit("m^{ 2 } s^{-1}")
     assert not is_unit("m^2 " * 400 + "~")
-
-
-def test_an_answer_is_as_long_as_its_latex():
-    gold = Problem("m", "?", r"\infty", "math500")
-    assert grade(gold, r"\boxed{∞}").correct
-    longest = MAX_ANSWER // len(r"\infty ")
-    assert not grade(gold, rf"\boxed{{{'∞' * (longest + 1)}}}").correct
 
 
 # --- strings by their number ------------------------------------------------------------------------------------------
