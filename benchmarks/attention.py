@@ -8,6 +8,7 @@
     hooks     eager attention, the maps of the five layers taken by hooks
     logp      the old-log-prob pass of an RL step (entropy and log-probabilities, logits in chunks)
     fused     the same pass with the signals recorded inside it
+    window    like signals, of the same weights as a Mistral whose every layer sees the nearest 128 tokens
 
 One random sequence of N tokens, the last three quarters of it the response; SmolLM2-135M. Each method is a process of
 its own; they take turns, and a ratio is the median over the rounds of the ratio within a round. Memory is the peak
@@ -25,6 +26,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from attention_rhythm.errors import UsageError
 from attention_rhythm.files import read_json
 from attention_rhythm.models import DEFAULT_MODEL
 from benchmarks.record import make_claim, report, run, write
@@ -32,6 +34,7 @@ from benchmarks.worker import Worker, available_gib, measured, serve
 from pipeline.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "attention.json"
+WINDOW = 128  # tokens
 LAYERS, HEADS = 30, 9  # of SmolLM2, to tell beforehand what eager attention would need
 
 
@@ -92,10 +95,32 @@ def methods(model: Any) -> dict[str, Callable[[Any, Any], None]]:
         "hooks": hooks,
         "logp": lambda ids, response: read(ids, response, False),
         "fused": lambda ids, response: read(ids, response, True),
+        "window": signals,
     }
 
 
-NAMES = ("signals", "forward", "eager", "hooks", "logp", "fused")
+def with_window(model: Any, window: int = WINDOW) -> Any:
+    """The same weights as a model whose layers see the nearest `window` tokens.
+
+    UsageError: it is neither a Llama nor a Qwen3.
+    """
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    own = model.config.to_dict()
+    if own["model_type"] == "llama":  # a Mistral is a Llama with a window
+        own |= {"model_type": "mistral", "sliding_window": window}
+    elif own["model_type"] == "qwen3":
+        layers = ["sliding_attention"] * own["num_hidden_layers"]
+        own |= {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 0, "layer_types": layers}
+    else:
+        raise UsageError(f"{own['model_type']}: which model has its weights and a window is not known here")
+    config = CONFIG_MAPPING[own["model_type"]](**own)
+    windowed = AutoModelForCausalLM.from_config(config).to(model.dtype)
+    windowed.load_state_dict(model.state_dict())
+    return windowed.eval()
+
+
+NAMES = ("signals", "forward", "eager", "hooks", "logp", "fused", "window")
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -115,6 +140,8 @@ def prepare(name: str, dtype: str) -> tuple[Callable[[int], dict[str, float]], s
     from attention_rhythm.models import load_model
 
     model, _ = load_model(DEFAULT_MODEL, dtype=dtype)
+    if name == "window":
+        model = with_window(model)
     run = methods(model)[name]
 
     @torch.inference_mode()
@@ -165,6 +192,7 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "eager_of_signals": (ratio("eager", "signals"), ">=", 5.0),
             "hooks_of_signals": (ratio("hooks", "signals"), ">=", None),
             "fused_of_logp": (ratio("fused", "logp"), "<=", 1.03 if length >= 1024 else None),
+            "signals_of_window": (ratio("signals", "window"), ">=", 1.3 if length == 8192 else None),
             "signals_mib": (by[dtype, length, "signals"]["above_weights_mib"], "<=", 250 if length == 8192 else None),
         }
         for name, (value, sense, bound) in values.items():

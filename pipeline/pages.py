@@ -63,6 +63,7 @@ IN_TRAINING = {
 COSTS = {
     "signals_of_forward": "time of the separate pass / of transformers' full forward pass",
     "eager_of_signals": "time of eager attention maps / of the separate pass",
+    "signals_of_window": "time of the separate pass / of the same model with windows of 128 tokens",
     "fused_of_logp": "time of the old-log-prob pass with signals / without",
     "signals_mib": "memory of the separate pass above the weights, MiB",
     "credit_of_step": "time of credit and signals / of a step of the embedded experiment",

@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from attention_rhythm.errors import ReproError
+from attention_rhythm.signals.attention import attention_of_layers
 from benchmarks import attention, attention_cuda, growth, perturbation, rl_step
 from benchmarks.record import make_claim, report
 from benchmarks.worker import Worker, measured
+from tests.support import zoo
+from tests.support.models import build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,6 +67,22 @@ def test_every_method_of_attention_runs(tiny, name):
     cost = answer(64)
     assert about == name and cost["wall_seconds"] > 0 and cost["above_mib"] >= 0
     assert tiny.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_the_model_with_windows_has_the_same_weights(kind):
+    model = build(kind)
+    windowed = attention.with_window(model, 4)
+    assert {layer.window for _, layer in attention_of_layers(windowed)} == {4}
+    ids = torch.arange(1, 13)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(windowed(input_ids=ids[:, :4]).logits, model(input_ids=ids[:, :4]).logits)
+        assert not torch.allclose(windowed(input_ids=ids).logits[:, -1], model(input_ids=ids).logits[:, -1])
+
+
+def test_a_model_of_another_kind_gets_no_windows():
+    with pytest.raises(ReproError, match="gpt2"):
+        attention.with_window(zoo.build("gpt2"))
 
 
 def test_attention_can_be_measured_in_parts():
