@@ -65,6 +65,9 @@ IN_TRAINING = {
 COSTS = {
     "signals_of_forward": "time of the separate pass / of transformers' full forward pass",
     "eager_of_signals": "time of eager attention maps / of the separate pass",
+    "signals_of_windowed": "time of the separate pass / of the same weights with windows of 128 tokens",
+    "signals_of_before": "time of the separate pass: now / in version 0.2.0",
+    "fused_of_before": "time of the fused pass: now / in version 0.2.0",
     "fused_of_logp": "time of the old-log-prob pass with signals / without",
     "signals_mib": "memory of the separate pass above the weights, MiB",
     "credit_of_step": "time of credit and signals / of a step of the embedded experiment",
