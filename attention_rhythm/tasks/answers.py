@@ -2,13 +2,15 @@ r"""Where in a response its final answer stands. Text only: what the answer mean
 
 In this order: what a model thinks is no answer; the last <answer> or the last \boxed{...} (several side by side are one
 list); a last `#### 18`; what is said to be the answer ("the answer is ..."); the last thing that is set as mathematics
-or in bold, or the last number. docs/grading.md lists what was decided where people differ. All is linear in the text.
+or in bold, or the last number. docs/grading.md lists what was decided where people differ. Time is linear
+in a text.
 """
 
 from __future__ import annotations
 
 import re
 
+from attention_rhythm.tasks.latex import BRACE
 from attention_rhythm.tasks.quantities import SCALES
 
 MAX_TAIL = 2_000  # characters searched for an answer that is neither boxed nor tagged
@@ -27,7 +29,6 @@ MAX_END = 2000  # characters at the end of a response in which its special token
 SPECIAL_END = re.compile(r"(?:<\|[\w ]{1,30}\|>|<｜[^｜<>]{1,30}｜>|</s>|<eos>|<end_of_turn>)$")
 ANSWER_TAG = re.compile(r"<(/?)(?:final_)?answer>", re.IGNORECASE)
 BOX = re.compile(r"\\(?:f?boxed|fbox|framebox)\s*\{")
-BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace opens nothing
 BARE_BOX = re.compile(r"\\boxed(?:\s+(-?\w)(?!\w)|(\d+))")
 BETWEEN_BOXES = re.compile(
     r"(?:[\s$.,;&*]|\b[a-zA-Z]\s*=|\b(?:maybe|else)\b|\\[()\[\],;: ]|\\q?quad"

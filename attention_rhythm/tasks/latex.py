@@ -39,6 +39,7 @@ OVER = re.compile(r"\\over(?![a-zA-Z])")
 FRAME_END = ".;:,\\ "
 FRAME_START = re.compile(r"^(?:\\[\\,;: !]|[\s;:,])+")
 MAX_NESTED = 20  # commands in each other that are taken away
+# and control characters, two of which one_kind_of_text uses as marks
 INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\u200b-\u200f\u2060\ufeff\u00ad]")
 
 ALIGNED = "aligned|align|split|gathered|gather|eqnarray|equation"
