@@ -26,5 +26,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}: {guess}one of {', '.join(names)}"
 
 
+class InputError(ReproError, ValueError):
+    """What was handed to a function makes no sense; the message says what, and what would."""
+
+
 class NotFinite(ReproError, ValueError):
     """NaN or an infinity where only numbers make sense: what comes after it would be noise."""

@@ -118,7 +118,7 @@ def load_model(
 
     folder = resolve_model(spec)
     logging.disable_progress_bar()
-    with _refusal_in_one_line(spec):
+    with refusal_in_one_line(spec):
         automatic: Any = AutoModelForCausalLM
         model, loaded = automatic.from_pretrained(
             folder, dtype=dtypes[dtype], trust_remote_code=False, use_safetensors=True, output_loading_info=True,
@@ -171,7 +171,7 @@ def _check_safe(folder: Path, spec: str) -> None:
 
 
 @contextmanager
-def _refusal_in_one_line(spec: str) -> Iterator[None]:
+def refusal_in_one_line(spec: str) -> Iterator[None]:
     """What transformers and the packages it calls raise for a folder they cannot load, as ReproError."""
     from huggingface_hub.errors import StrictDataclassError
 

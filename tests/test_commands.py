@@ -42,6 +42,7 @@ from attention_rhythm.tasks.problems import load_problems
 from evaluation import compare
 from evaluation import run as evaluation_run
 from pipeline import cli
+from tests.support import zoo
 from tests.support.models import Letters, make_batch, save_with_tokenizer
 from training import policy
 from training import run as training_run
@@ -426,6 +427,64 @@ def test_a_model_that_cannot_be_loaded_ends_in_a_sentence(place, kind, says):
     status, said = place.evaluates(damaged(place, kind), "--out", place.path / "out")
     assert status == 1
     assert re.search(says, said), said
+
+
+def of_kind(place: Place, kind: str) -> Path:
+    """A folder with the weights of one of the zoo's models and a tokenizer."""
+    folder = place.model(kind.replace("/", "-"))
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    zoo.build(kind).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "compressed-tensors", "torchao"])
+def test_a_quantised_folder_without_its_package_ends_in_a_sentence(place, method):
+    folder = place.model(method)
+    quantised = {"quant_method": method, "bits": 4, "load_in_4bit": True}
+    place.change(folder, "config.json", quantization_config=quantised)
+    for status, said in (
+        place.evaluates(folder, "--out", place.path / "evaluation"),
+        place.trains(folder, place.path / "training"),
+    ):
+        assert status == 1 and re.match(rf"error: model .*{method}: transformers cannot load it: .", said), said
+
+
+# Models that no decoder, or no reading, is right for: (evaluation, training without signals, training with them)
+KINDS = {
+    "doge": (
+        "doge cannot be decoded: .* its layers make masks of their own",
+        "doge cannot be decoded",
+        "doge cannot be decoded",
+    ),
+    "bart": ("generation config sets forced_eos_token_id=2", "sets forced_eos_token_id", "sets forced_eos_token_id"),
+    "mamba": (None, None, "mamba does not go through transformers' attention interface"),
+    "zamba2": (None, None, "zamba2 does not number its layers of attention"),
+    "gemma2": (None, None, None),
+    "llama/dynamic-rope": ("do not fit the model's context of 40", "longer than the context of 40", "context of 40"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_of_any_kind_runs_or_ends_in_a_sentence(place, kind):
+    folder = of_kind(place, kind)
+    coupled = ("--credit.strategy", "coupled_rhythm", "--max-new-tokens", 14)
+    found = (
+        place.evaluates(folder, "--out", place.path / "evaluation"),
+        place.trains(folder, place.path / "uniform"),
+        place.trains(folder, place.path / "coupled", *coupled),
+    )
+    for (status, said), expected in zip(found, KINDS[kind], strict=True):
+        assert status == (0 if expected is None else 1), said
+        assert expected is None or re.search(expected, said), said
+
+
+def test_dropout_ends_training_in_a_sentence(place):
+    folder = of_kind(place, "gpt2")
+    place.change(folder, "config.json", resid_pdrop=0.1)
+    status, said = place.trains(folder, place.path / "out")
+    assert status == 1 and re.search(r"dropout 0\.1 in transformer.* set it to 0 in the model's configuration", said)
 
 
 FAULTS = {

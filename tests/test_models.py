@@ -10,6 +10,7 @@ from attention_rhythm import models
 from attention_rhythm.errors import ReproError, UsageError
 from evaluation.model import stage
 from evaluation.settings import ModelSettings, Run
+from tests.support import zoo
 
 TEXT = "The capital of France is Paris. Water is made of hydrogen and oxygen. There are 24 hours in a day."
 
@@ -158,6 +159,31 @@ def test_a_hub_id_that_cannot_be_had_says_so(monkeypatch, tmp_path):
 def test_a_hub_id_is_downloaded():
     model, _ = models.load_model("hf-internal-testing/tiny-random-LlamaForCausalLM")
     assert model.config.model_type == "llama"
+
+
+@pytest.mark.parametrize(
+    ("kind", "implementation"),
+    [("gemma2", "eager"), ("gpt_oss", "eager"), ("mistral", "sdpa")],  # soft caps; sinks; a window, which sdpa keeps
+)
+def test_attention_is_fused_only_where_that_leaves_out_nothing(folder, kind, implementation):
+    network = zoo.build(kind)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    network.save_pretrained(folder)
+    model, _ = models.load_model(str(folder))
+    assert model.config._attn_implementation == implementation
+    network.set_attn_implementation("eager")
+    ids = torch.arange(5, 60)[None]
+    torch.testing.assert_close(model(input_ids=ids).logits, network(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_without_attention_has_no_heads_to_count(folder, tmp_path):
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    zoo.build("mamba").save_pretrained(folder)
+    stage(Run(tmp_path / "results", model=ModelSettings(str(folder))))
+    facts = json.loads((tmp_path / "results" / "model.json").read_text())
+    assert (facts["layers"], facts["heads"], facts["kv_heads"]) == (6, None, None)
 
 
 @pytest.mark.parametrize("options", [{"dtype": "int8"}, {"device": "tpu"}])

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from attention_rhythm.errors import ReproError
+from attention_rhythm.errors import InputError, ReproError
 from attention_rhythm.signals.heads import select_layers
 
 
@@ -131,7 +131,7 @@ def attention_layers(model: PreTrainedModel) -> tuple[int, ...]:
 def layers_to_read(model: PreTrainedModel, layers: str | tuple[int, ...], num_layers: int | None) -> tuple[int, ...]:
     """`select_layers` among the layers of softmax attention; numbers are the model's own.
 
-    UnsupportedAttention: a layer of another kind. ValueError: a layer that the model does not have.
+    UnsupportedAttention: a layer of another kind. InputError: a layer that the model does not have.
     """
     known = attention_layers(model)
     if isinstance(layers, str):
@@ -154,7 +154,7 @@ _NOT_OF_TEXT = ("image", "img", "vision", "visual", "audio", "speech")  # in the
 def check_readable(model: PreTrainedModel, length: int) -> None:
     """Refuse what would give wrong numbers without an error.
 
-    UnsupportedAttention: dropout at work. ValueError: sequences longer than a table of learned positions.
+    UnsupportedAttention: dropout at work. InputError: sequences longer than a table of learned positions.
     """
     if found := random_parts(model):
         raise UnsupportedAttention(f"{found} is at work in training mode, so no two passes agree: call model.eval()")
@@ -162,9 +162,9 @@ def check_readable(model: PreTrainedModel, length: int) -> None:
         learned = isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
         learned = learned and not any(word in name for word in _NOT_OF_TEXT)
         if learned and module.num_embeddings < length:
-            raise ValueError(
+            raise InputError(
                 f"a sequence of {length} tokens is longer than the {module.num_embeddings} positions of "
-                f"{model.config.model_type}"
+                f"{model.config.model_type}: cut it to them"
             )
 
 

@@ -287,7 +287,7 @@ def described_attention(model: PreTrainedModel, function: AttentionFunction) -> 
             kind = model.config.model_type
             if str(error).startswith(kind):
                 raise
-            raise UnsupportedAttention(f"{kind}: {error}") from error
+            raise type(error)(f"{kind}: {error}") from error
         finally:
             _active.reset(token)
 

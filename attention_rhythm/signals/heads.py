@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attention_rhythm.errors import InputError
+
 
 def select_layers(num_hidden_layers: int, layers: str | tuple[int, ...], num_layers: int | None) -> tuple[int, ...]:
     """The layers that are read: a third of the model (or all of it, or a given tuple), evenly thinned to `num_layers`.
@@ -16,17 +18,17 @@ def select_layers(num_hidden_layers: int, layers: str | tuple[int, ...], num_lay
     "middle" runs from floor(L/3) to floor(2L/3), "bottom" from 0 to floor(L/3), "top" from floor(2L/3) to L-1, "all"
     from 0 to L-1; the thinned layers are round(linspace(first, last, num_layers)) with duplicates dropped.
 
-    ValueError: another name, a layer that the model does not have, or none.
+    InputError: another name, a layer that the model does not have, or none.
     """
     if not isinstance(layers, str):
         wrong = [layer for layer in layers if not 0 <= layer < num_hidden_layers]
         if wrong or not layers:
-            raise ValueError(f"layers {wrong or layers} are not layers of a model that has {num_hidden_layers}")
+            raise InputError(f"layers {wrong or layers} are not layers of a model that has {num_hidden_layers}")
         return tuple(sorted(set(layers)))
     third, two_thirds, last = num_hidden_layers // 3, 2 * num_hidden_layers // 3, num_hidden_layers - 1
     ranges = {"middle": (third, two_thirds), "bottom": (0, third), "top": (two_thirds, last), "all": (0, last)}
     if layers not in ranges:
-        raise ValueError(f"layers must be one of {sorted(ranges)} or a tuple of layer numbers, not {layers!r}")
+        raise InputError(f"layers must be one of {sorted(ranges)} or a tuple of layer numbers, not {layers!r}")
     low, high = ranges[layers]
     high = min(high, last)
     if num_layers is None:
@@ -42,12 +44,12 @@ def head_sets(
     The size is fraction x heads, rounded with halves up, at least 1; ties go to the lower (layer, head).
     With `fraction=None` every head is in both sets (the all-heads ablation, Table 14).
 
-    ValueError: a fraction outside (0, 1].
+    InputError: a fraction outside (0, 1].
     """
     if fraction is None:
         return torch.ones_like(span, dtype=torch.bool), torch.ones_like(span, dtype=torch.bool)
     if not 0 < fraction <= 1:
-        raise ValueError(f"head_fraction must be in (0, 1], not {fraction}")
+        raise InputError(f"head_fraction must be in (0, 1], not {fraction}")
     flat = span.flatten(-2)  # (*batch, L * H)
     size = max(1, math.floor(fraction * flat.shape[-1] + 0.5))
 

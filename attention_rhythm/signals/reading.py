@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from attention_rhythm.errors import NotFinite
+from attention_rhythm.errors import InputError, NotFinite
 from attention_rhythm.signals import dense, streaming
 from attention_rhythm.signals.architecture import language_model, layers_to_read
 from attention_rhythm.signals.heads import head_sets as sets_of_heads
@@ -30,11 +30,11 @@ class SignalConfig:
     def __post_init__(self) -> None:
         low, high = self.horizon
         if self.window < 1:
-            raise ValueError(f"window must be at least 1, not {self.window}")
+            raise InputError(f"window must be at least 1, not {self.window}")
         if low < 0 or (high is not None and high < low):
-            raise ValueError(f"horizon must be 0 <= H_lo <= H_hi, not {self.horizon}")
+            raise InputError(f"horizon must be 0 <= H_lo <= H_hi, not {self.horizon}")
         if self.row not in ("token", "predictor"):
-            raise ValueError(f"row must be 'token' or 'predictor', not {self.row!r}")
+            raise InputError(f"row must be 'token' or 'predictor', not {self.row!r}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def attention_signals(
             response's own spans (Eq. 8).
 
     Raises:
-        ValueError: shapes that do not match, a mask with holes, a response without tokens, an unknown method.
+        InputError: shapes that do not match, a mask with holes, a response without tokens, an unknown method.
         UnsupportedAttention: the model's attention is not understood; the message says why.
     """
     attention_mask, response_mask = attention_mask.bool(), response_mask.bool()
@@ -103,7 +103,7 @@ def attention_signals(
             x.gather(3, back[:, None, None].expand_as(x)) for x in (statistics.waad, statistics.fai[0])
         )
     else:
-        raise ValueError(f"method must be 'streaming' or 'dense', not {method!r}")
+        raise InputError(f"method must be 'streaming' or 'dense', not {method!r}")
     return combine_heads(span, per_head_waad, per_head_fai, layers, attention_mask, response_mask, config, head_sets)
 
 
@@ -119,19 +119,19 @@ def combine_heads(
 ) -> Signals:
     """From per-head statistics to signals: draw the head sets (Eq. 8), average over them, keep the response.
 
-    NotFinite: NaN or inf in the spans. ValueError: head sets of another shape, or without heads.
+    NotFinite: NaN or inf in the spans. InputError: head sets of another shape, or without heads.
     """
     if not bool(torch.isfinite(span).all()):
         raise NotFinite("NaN or inf in the attention: the weights or the number format are broken")
     local, glob = head_sets if head_sets is not None else sets_of_heads(span, config.head_fraction)
     for heads, name in ((local, "local"), (glob, "global")):
         if heads.dtype != torch.bool or heads.shape not in (span.shape, span.shape[1:]):
-            raise ValueError(
+            raise InputError(
                 f"the {name} heads must be bool of shape (L, H) = {tuple(span.shape[1:])} or (B, L, H), "
                 f"not {heads.dtype} of {tuple(heads.shape)}"
             )
         if not bool(heads.any(-1).any(-1).all()):
-            raise ValueError(f"a set of {name} heads is empty: its mean is not defined")
+            raise InputError(f"the set of {name} heads is empty, and has no mean: put at least one head into it")
     local, glob = local.expand_as(span), glob.expand_as(span)
     waad_local, fai_global = mean_over(waad, local), mean_over(fai, glob)  # (B, N)
     if config.row == "predictor":
@@ -170,14 +170,14 @@ def check_masks(
     """Refuse masks that do not describe padded prompts with responses.
 
     Raises:
-        ValueError: shapes that differ; a hole in an attention mask; response tokens outside it; an empty response. The
+        InputError: shapes that differ; a hole in an attention mask; response tokens outside it; an empty response. The
             message names the first such sequence.
     """
     if not input_ids.shape == attention_mask.shape == response_mask.shape:
         shapes = [tuple(x.shape) for x in (input_ids, attention_mask, response_mask)]
-        raise ValueError(f"input_ids, attention_mask and response_mask must have one shape, not {shapes}")
+        raise InputError(f"input_ids, attention_mask and response_mask must have one shape, not {shapes}")
     if input_ids.ndim != 2 or not input_ids.numel():
-        raise ValueError(f"input_ids of shape {tuple(input_ids.shape)} hold no sequence")
+        raise InputError(f"input_ids of shape {tuple(input_ids.shape)} hold no sequence: hand over at least one")
     edges = (attention_mask[:, 1:] != attention_mask[:, :-1]).sum(1)
     holes = edges > 2 - attention_mask[:, 0].long() - attention_mask[:, -1].long()
     for wrong, what in (
@@ -186,4 +186,4 @@ def check_masks(
         (~response_mask.any(1), "has an empty response"),
     ):
         if bool(wrong.any()):
-            raise ValueError(f"sequence {int(wrong.nonzero()[0])} {what}")
+            raise InputError(f"sequence {int(wrong.nonzero()[0])} {what}")

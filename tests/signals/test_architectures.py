@@ -6,17 +6,19 @@ are more than a head on hidden states, attention that chooses its tokens, soft c
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, masking_utils
 
+from attention_rhythm.errors import ReproError
 from attention_rhythm.signals import dense
 from attention_rhythm.signals.architecture import UnsupportedAttention, backbone, layers_to_read
-from attention_rhythm.signals.attention import attention_of_layers, check_implementation
+from attention_rhythm.signals.attention import attention_of_layers, check_implementation, rule_of
 from attention_rhythm.signals.forward import forward_statistics, is_causal, response_statistics
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
 from tests.support import zoo
 from tests.support.models import make_batch
 from tests.support.reading import EVERY_LAYER, in_float64, logp_of_both_passes, own_logp
 
+CAUSAL = masking_utils.causal_mask_function
 LENGTHS = [(12, 40), (3, 9)]  # (prompt, response) tokens: beyond the zoo's windows, and within
 
 
@@ -30,7 +32,38 @@ def assert_close(one, other, *, waad=2e-4, fai=1e-5):
     assert torch.equal(one.layers, other.layers)
 
 
-# --- windows that hide in a mask --------------------------------------------------------------------------------------
+# --- the rule behind a mask -------------------------------------------------------------------------------------------
+
+
+def test_a_rule_is_the_conjunction_of_its_conditions():
+    window, chunk = masking_utils.sliding_window_overlay, masking_utils.chunked_overlay(8, torch.zeros(1))
+    rule = rule_of(masking_utils.and_masks(CAUSAL, window(5), masking_utils.and_masks(chunk, window(3))))
+    assert (rule.window, rule.chunk, rule.packed) == (3, 8, False)
+    rule = rule_of(CAUSAL)
+    assert (rule.window, rule.chunk, rule.packed) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (masking_utils.sliding_window_overlay(3), "the attention is not causal"),
+        (masking_utils.or_masks(CAUSAL, masking_utils.sliding_window_overlay(3)), "a condition that is not known here"),
+        (masking_utils.and_masks(CAUSAL, lambda b, h, q, kv: q % 2 == 0), "a condition that is not known here"),
+        (masking_utils.and_masks(CAUSAL, masking_utils.chunked_overlay(8, torch.ones(1))), "not known here"),
+    ],
+)
+def test_what_a_rule_cannot_say_is_refused(function, says):
+    with pytest.raises(UnsupportedAttention, match=says):
+        rule_of(function)
+
+
+# --- windows ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma3_text", "llama4_text"])
+def test_windows_and_chunks_are_right_at_the_edges_of_the_tiles(name):
+    """Tiles have 64 rows: the first row of one sees as far back as its last."""
+    assert_close(*both(zoo.build(name), make_batch([(20, 170), (3, 62)])))
 
 
 @pytest.mark.parametrize("name", ["qwen2_moe", "phimoe"])
@@ -260,29 +293,51 @@ def test_layers_are_chosen_among_those_that_attend():
         layers_to_read(zoo.build("llama"), (0, 6), None)
 
 
-@pytest.mark.parametrize("method", ["streaming", "dense"])
-def test_an_empty_batch_is_said(method):
-    nothing = torch.zeros(0, 5, dtype=torch.long), *[torch.zeros(0, 5, dtype=torch.bool)] * 2
-    with pytest.raises(ValueError, match=r"input_ids of shape \(0, 5\) hold no sequence"):
-        attention_signals(zoo.build("llama"), *nothing, method=method)
+NOTHING = torch.zeros(0, 5, dtype=torch.long), *[torch.zeros(0, 5, dtype=torch.bool)] * 2
+EVERY, NONE = torch.ones(6, 4, dtype=torch.bool), torch.zeros(6, 4, dtype=torch.bool)
+SAID = {
+    "no sequence": (
+        lambda: attention_signals(zoo.build("llama"), *NOTHING),
+        r"input_ids of shape \(0, 5\) hold no sequence: hand over at least one",
+    ),
+    "no local heads": (
+        lambda: attention_signals(zoo.build("llama"), *make_batch(LENGTHS), EVERY_LAYER, head_sets=(NONE, EVERY)),
+        "the set of local heads is empty, and has no mean: put at least one head into it",
+    ),
+    "no global heads": (
+        lambda: attention_signals(zoo.build("llama"), *make_batch(LENGTHS), EVERY_LAYER, head_sets=(EVERY, NONE)),
+        "the set of global heads is empty",
+    ),
+    "no response": (
+        lambda: attention_signals(zoo.build("llama"), *make_batch(LENGTHS)[:2], torch.zeros(2, 52, dtype=torch.bool)),
+        "sequence 0 has an empty response",
+    ),
+    "past the table of positions": (
+        lambda: attention_signals(zoo.build("gpt2"), *make_batch([(500, 13)])),
+        "a sequence of 513 tokens is longer than the 512 positions of gpt2: cut it to them",
+    ),
+    "a layer too many": (
+        lambda: attention_signals(zoo.build("llama"), *make_batch(LENGTHS), SignalConfig(layers=(6,))),
+        r"layers \[6\] are not layers of a model that has 6",
+    ),
+    "several devices": (
+        lambda: attention_signals(torch.nn.DataParallel(zoo.build("llama")), *make_batch(LENGTHS)),
+        "DataParallel wraps the model: hand over model.module",
+    ),
+    "no weights": (
+        lambda: attention_signals(zoo.build("llama").to("meta"), *make_batch(LENGTHS)),
+        "the model is on the meta device, without weights: load it with from_pretrained",
+    ),
+    "no model": (
+        lambda: attention_signals(torch.nn.Linear(2, 2), *make_batch(LENGTHS)),
+        "Linear is not a model of transformers",
+    ),
+}
 
 
-@pytest.mark.parametrize("which", ["local", "global"])
-def test_a_set_without_heads_is_said(which):
-    every, none = torch.ones(6, 4, dtype=torch.bool), torch.zeros(6, 4, dtype=torch.bool)
-    sets = (none, every) if which == "local" else (every, none)
-    with pytest.raises(ValueError, match=f"a set of {which} heads is empty"):
-        attention_signals(zoo.build("llama"), *make_batch(LENGTHS), EVERY_LAYER, head_sets=sets)
-
-
-@pytest.mark.parametrize(
-    ("wrap", "says"),
-    [
-        (torch.nn.DataParallel, "DataParallel wraps the model: hand over model.module"),
-        (lambda model: model.to("meta"), "meta device, without weights: load it with from_pretrained"),
-        (lambda model: torch.nn.Linear(2, 2), "Linear is not a model of transformers"),
-    ],
-)
-def test_what_is_no_model_is_said(wrap, says):
-    with pytest.raises(UnsupportedAttention, match=says):
-        attention_signals(wrap(zoo.build("llama")), *make_batch(LENGTHS))
+@pytest.mark.parametrize("case", SAID.values(), ids=SAID)
+def test_what_cannot_be_read_is_said_in_one_line(case):
+    read, says = case
+    with pytest.raises(ReproError, match=says) as caught:
+        read()
+    assert isinstance(caught.value, ValueError) and len(str(caught.value).splitlines()) == 1

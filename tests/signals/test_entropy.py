@@ -13,8 +13,11 @@ from transformers import (
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
 )
 
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.entropy import output_head, response_entropy, token_statistics
 from attention_rhythm.signals.forward import forward_statistics
 from attention_rhythm.signals.streaming import head_statistics
@@ -132,6 +135,34 @@ def test_logits_are_what_the_models_own_forward_makes_of_hidden_states(batch, mo
     _, _, logprob = forward_statistics(model, ids, response, [0], 10, [(0, None)])
     expected = logp[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]  # (B, N - 1)
     torch.testing.assert_close(logprob[:, 1:][response[:, 1:]], expected[response[:, 1:]], atol=1e-5, rtol=1e-5)
+
+
+class Twice(LlamaForCausalLM):
+    """Makes its logits of two passes of its decoder."""
+
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        out.logits = out.logits + super().forward(*args, **kwargs).logits
+        return out
+
+
+def test_logits_that_follow_from_more_than_hidden_states_are_refused(batch):
+    model = Twice(LlamaConfig(**SIZES)).eval()
+    ids, _, response = batch([(4, 10)])
+    with pytest.raises(UnsupportedAttention, match="llama makes its logits of more than its hidden states"):
+        forward_statistics(model, ids, response, [0], 10, [(0, None)])
+
+
+def test_a_forward_that_a_library_has_put_into_the_decoder_is_there_afterwards(new_model, batch):
+    """As accelerate does for models on several devices."""
+    model = new_model("llama")
+    ids, _, response = batch([(4, 10)])
+    expected = forward_statistics(model, ids, response, [0], 10, [(0, None)])[2]
+    own, seen = model.model.forward, []
+    hooked = model.model.forward = lambda *args, **kwargs: seen.append(None) or own(*args, **kwargs)
+    logp = forward_statistics(model, ids, response, [0], 10, [(0, None)])[2]
+    assert vars(model.model)["forward"] is hooked and seen
+    torch.testing.assert_close(logp, expected, equal_nan=True)
 
 
 def test_the_logits_can_be_differentiated(new_model):

@@ -18,6 +18,19 @@ SHORT, BETWEEN, LONG = (10, 25), (10, 32), (10, 80)  # (prompt, response) tokens
 IDS, ATTENTION, RESPONSE = make_batch([SHORT, BETWEEN, LONG])
 
 
+READINGS = ["streaming", "dense", "fused", "no signals"]
+
+
+def numbers(model, batch, read):
+    """What a reading gives of a batch: WAAD, or log-probabilities; 0 where it is not defined."""
+    if read == "no signals":
+        ids, attention, response = batch
+        return response_statistics(model, ids, response, attention.sum(1))[1].nan_to_num()
+    if read == "fused":
+        return logp_of_both_passes(model, batch)[read].nan_to_num()
+    return attention_signals(model, *batch, EVERY_LAYER, method=read).waad.nan_to_num()
+
+
 def rows(*numbers, width):
     """Some of the sequences, padded to a width."""
     return tuple(x[list(numbers), :width] for x in (IDS, ATTENTION, RESPONSE))
@@ -60,34 +73,24 @@ def test_log_probabilities_are_those_of_each_sequence_alone(name):
         torch.testing.assert_close(logp, expected, atol=3e-4, rtol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("read", ["streaming", "dense", "fused", "no signals"])
+@pytest.mark.parametrize("read", READINGS)
 @pytest.mark.parametrize("name", MODELS)
 def test_nothing_is_left_of_a_longer_sequence_that_was_read_before(name, read):
     """transformers keeps the frequencies of the longest sequence so far, for all that are longer than the original."""
-
-    def numbers(model, batch):
-        if read in ("streaming", "dense"):
-            return attention_signals(model, *batch, EVERY_LAYER, method=read).waad
-        return logp_of_both_passes(model, batch)[read]
-
     model, fresh = zoo.build(name), zoo.build(name)
-    before = numbers(model, rows(1, width=42))
-    numbers(model, rows(2, width=90))
-    assert torch.equal(numbers(model, rows(1, width=42)).nan_to_num(), before.nan_to_num())
+    before = numbers(model, rows(1, width=42), read)
+    numbers(model, rows(2, width=90), read)
     with torch.no_grad():  # nor for whoever calls the model next
         own, expected = (m(input_ids=IDS[1:2, :42]).logits for m in (model, fresh))
     torch.testing.assert_close(own, expected, atol=0, rtol=0)
+    numbers(model, rows(2, width=90), read)
+    assert torch.equal(numbers(model, rows(1, width=42), read), before)
 
 
-def test_a_longer_pass_of_the_model_itself_changes_no_reading():
+@pytest.mark.parametrize("read", READINGS)
+def test_a_longer_pass_of_the_model_itself_changes_no_reading(read):
     model, batch = zoo.build("llama/dynamic-rope"), rows(1, width=42)
-    signals, (_, logp) = attention_signals(model, *batch, EVERY_LAYER), statistics(model, batch)
+    expected = numbers(model, batch, read)
     with torch.no_grad():
         model(input_ids=IDS[2:3])
-    again, (_, logp_again) = attention_signals(model, *batch, EVERY_LAYER), statistics(model, batch)
-    assert torch.equal(again.head_span, signals.head_span) and torch.equal(logp_again[:, 10:], logp[:, 10:])
-
-
-def statistics(model, batch):
-    ids, attention, response = batch
-    return response_statistics(model, ids, response, attention.sum(1))
+    assert torch.equal(numbers(model, batch, read), expected)

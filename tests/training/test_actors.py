@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from attention_rhythm.credit import CreditConfig, credit_weights
+from attention_rhythm.errors import InputError
 from attention_rhythm.generation.base import Completion, SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.signals import dense, forward
@@ -325,7 +326,7 @@ def test_a_step_has_the_log_probabilities_of_each_sequence_alone(name):
 
 def test_dropout_is_refused_before_the_first_step(tmp_path):
     sizes = dict(vocab_size=61, n_embd=32, n_layer=1, n_head=4, embd_pdrop=0.0, attn_pdrop=0.0)
-    with pytest.raises(ValueError, match=r"dropout 0.1 in transformer.h.0.attn.resid_dropout .* set it to 0"):
+    with pytest.raises(InputError, match=r"dropout 0.1 in transformer.h.0.attn.resid_dropout .* set it to 0"):
         actor(GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.1)).eval(), tmp_path)
     actor(GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.0)).eval(), tmp_path)
 

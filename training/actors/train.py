@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from attention_rhythm.errors import NotFinite
+from attention_rhythm.errors import InputError, NotFinite
 from attention_rhythm.files import atomic_path
 from attention_rhythm.grpo import policy_loss
 from attention_rhythm.memory import halved_once
@@ -120,7 +120,7 @@ class TrainActor:
         clip_low, clip_high, aggregation: see `policy_loss`.
 
     Raises:
-        ValueError: weights of another type, dropout. UnsupportedAttention: see `check_implementation`.
+        ValueError: weights of another type. InputError: dropout. UnsupportedAttention: see `check_implementation`.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class TrainActor:
     ):
         require_float32(model)
         if found := random_parts(model, training=True):
-            raise ValueError(f"{found} would make every pass another: set it to 0 in the model's configuration")
+            raise InputError(f"{found} would make every pass another: set it to 0 in the model's configuration")
         check_implementation(model)
         self.model, self.config, self.folder = model, config, folder
         self.loss_options = {"clip_low": clip_low, "clip_high": clip_high, "aggregation": aggregation}
