@@ -342,12 +342,14 @@ def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
     Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
     """
 
-    # experts that are shared get all positions of a batch as one axis; what else an MLP takes may have one entry each
+    # experts that are shared get all positions of a batch as one axis
     def in_pieces(
         whole: Callable[..., Tensor], hidden: Float[Tensor, "*B N D"], *more: Any, **named: Any
     ) -> Float[Tensor, "*B N D"]:
-        if hidden.shape[-2] <= rows or more or named:
+        if more or named:  # what else an MLP takes may have one entry for each position
             return whole(hidden, *more, **named)
+        if hidden.shape[-2] <= rows:
+            return whole(hidden)
         out = torch.empty_like(hidden)
         for start in range(0, hidden.shape[-2], rows):
             out[..., start : start + rows, :] = whole(hidden[..., start : start + rows, :])
