@@ -349,8 +349,9 @@ def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], 
             return query.new_zeros(*query.shape[:3], value.shape[3])  # what comes of it is not looked at
 
         try:
+            decoder = backbone(model)  # which may take a pass of its own
             with described_attention(model, note):
-                backbone(model)(input_ids=some_tokens(model), use_cache=False)
+                decoder(input_ids=some_tokens(model), use_cache=False)
             _asked[model] = _Asked(tuple(calls))
         except torch.OutOfMemoryError:
             raise
