@@ -17,7 +17,8 @@ from attention_rhythm.generation import proof
 from attention_rhythm.generation.base import GenerationError
 from attention_rhythm.generation.decoding import CacheDecoder, Decoder, Lanes, PrefixDecoder
 from attention_rhythm.models import context_length
-from attention_rhythm.signals.plain_attention import UnsupportedAttention
+from attention_rhythm.signals.architecture import UnsupportedAttention
+from attention_rhythm.signals.attention import check_implementation
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -72,6 +73,10 @@ def shared_prefix_refusal(model: PreTrainedModel, reach: int) -> str | None:
 
 def cache_decoder(model: PreTrainedModel) -> tuple[partial[CacheDecoder] | None, str | None]:
     """The decoder through the model's own cache, or why there is none."""
+    try:
+        check_implementation(model)
+    except UnsupportedAttention as error:
+        return None, str(error)
     if proof.chooses_tokens(model):
         return None, "its layers make masks of their own, so that a few tokens prove nothing for many"
     reasons = []

@@ -40,7 +40,7 @@ def language_model(model: nn.Module) -> PreTrainedModel:
         if adapter.active_peft_config.is_prompt_learning:
             raise UnsupportedAttention(
                 f"{adapter.active_peft_config.peft_type} puts virtual tokens before the prompt, so positions would not"
-                " be those of the tokens: only adapters inside the layers (LoRA, IA3) can be read"
+                " be those of the tokens: only adapters inside the layers (LoRA, IA3) are supported"
             )
         model = adapter.get_base_model()
     if not isinstance(model, PreTrainedModel):
@@ -87,14 +87,27 @@ def some_tokens(model: PreTrainedModel) -> Int[Tensor, "1 2"]:
     return torch.full((1, 2), text_config(model).vocab_size // 2, device=model.device)
 
 
+def text_decoder(model: PreTrainedModel) -> nn.Module:
+    """The part that reads text, without those for images or audio where the model tells them apart."""
+    named, table = model.get_decoder(), model.get_input_embeddings()
+    holds = any(module is table for module in named.modules())
+    return named if holds else backbone(model)  # some call their output head "decoder"
+
+
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules of the decoder that look their attention up in transformers' interface, in the model's order."""
-    return [module for module in model.get_decoder().modules() if _asks_the_interface(type(module))]
+    """The modules of the decoder that look their attention up in transformers' interface, in the model's order.
+
+    Those that attend to images are left out; so are unnumbered ones beside numbered ones, which belong to other parts.
+    """
+    found = [module for module in text_decoder(model).modules() if _asks_the_interface(type(module))]
+    return [module for module in found if getattr(module, "layer_idx", None) is not None] or found
 
 
 def _asks_the_interface(kind: type[nn.Module]) -> bool:
     code = getattr(inspect.unwrap(kind.forward), "__code__", None)
-    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+    if code is None or "cross_attention_states" in code.co_varnames[: code.co_argcount]:
+        return False
+    return "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
 
 def attention_layers(model: PreTrainedModel) -> tuple[int, ...]:
@@ -145,7 +158,7 @@ def check_readable(model: PreTrainedModel, length: int) -> None:
     """
     if found := random_parts(model):
         raise UnsupportedAttention(f"{found} is at work in training mode, so no two passes agree: call model.eval()")
-    for name, module in model.get_decoder().named_modules():
+    for name, module in text_decoder(model).named_modules():
         learned = isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
         learned = learned and not any(word in name for word in _NOT_OF_TEXT)
         if learned and module.num_embeddings < length:
@@ -215,10 +228,13 @@ def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None
 _BY_LENGTH = ("dynamic", "longrope")  # kinds of rotary positions whose frequencies follow from the longest position
 
 
-def _rotary(model: PreTrainedModel) -> list[tuple[Any, str, str]]:
-    """(module, kind, prefix of its buffers) of the rotary positions whose frequencies depend on the length."""
+def rotary_by_length(model: PreTrainedModel) -> list[tuple[Any, str, str]]:
+    """(module, kind, prefix of its buffers) of the rotary positions whose frequencies depend on the length.
+
+    A module that serves several types of layers has a kind for each, and its buffers begin with the type's name.
+    """
     found: list[tuple[Any, str, str]] = []
-    for module in model.get_decoder().modules():
+    for module in text_decoder(model).modules():
         kinds = getattr(module, "rope_type", None)
         named = kinds if isinstance(kinds, dict) else {"": kinds}
         found += [
@@ -231,7 +247,7 @@ def _rotary(model: PreTrainedModel) -> list[tuple[Any, str, str]]:
 
 def length_matters(model: PreTrainedModel) -> bool:
     """Whether a token's positions depend on how long the batch is that it stands in: such sequences are read alone."""
-    return bool(_rotary(model))
+    return bool(rotary_by_length(model))
 
 
 @contextmanager
@@ -242,7 +258,7 @@ def fresh_positions(model: PreTrainedModel) -> Iterator[None]:
     """
 
     def forget() -> None:
-        for module, kind, prefix in _rotary(model):
+        for module, kind, prefix in rotary_by_length(model):
             original = getattr(module, f"{prefix}original_inv_freq")
             own = getattr(module, f"{prefix}inv_freq")
             module.register_buffer(f"{prefix}inv_freq", original.to(own.device), persistent=False)

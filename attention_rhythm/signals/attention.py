@@ -29,6 +29,9 @@ from attention_rhythm.signals.architecture import (
     UnsupportedAttention,
     attention_implementation,
     attention_layers,
+    backbone,
+    exclusive,
+    fresh_positions,
     some_tokens,
     text_config,
 )
@@ -36,6 +39,11 @@ from attention_rhythm.signals.architecture import (
 _NAME = "attention_rhythm"
 _LEAVE_OUT = ("sdpa",)  # implementations of transformers that are handed soft caps and sinks, and have none
 TWICE = "attends twice in one pass: which is meant is not known"
+
+
+class OwnMask(UnsupportedAttention):
+    """The model looks into its attention mask, or makes one of its own: which keys a query sees is not known."""
+
 
 # What an attention function may be handed without a change to the attention weights.
 _HARMLESS = {
@@ -62,7 +70,7 @@ class Rule:
     packed: bool = False  # t and s belong to the same sequence of a packed row
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise UnsupportedAttention("the model computes with its attention mask: its rule is not known")
+        raise OwnMask("the model computes with its attention mask: its rule is not known")
 
     __getattr__ = __getitem__ = __bool__ = __len__ = __iter__ = __eq__ = __ne__ = __invert__ = _refuse
     __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __and__ = __or__ = __lt__ = __gt__ = _refuse
@@ -70,7 +78,7 @@ class Rule:
 
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> NoReturn:
-        raise UnsupportedAttention("the model computes with its attention mask: its rule is not known")
+        raise OwnMask("the model computes with its attention mask: its rule is not known")
 
 
 _AND, _CAUSAL = masking_utils.and_masks(), masking_utils.causal_mask_function
@@ -106,6 +114,8 @@ def rule_of(function: Callable[..., Any]) -> Rule:
             known["chunk"] = own["chunk_size"]
         elif code is _PACKED.__code__:
             known["packed"] = True
+        elif part is masking_utils.bidirectional_mask_function:
+            raise UnsupportedAttention("the attention is not causal")
         else:
             name = getattr(part, "__qualname__", str(part))
             raise UnsupportedAttention(f"the attention mask has a condition that is not known here ({name})")
@@ -114,11 +124,21 @@ def rule_of(function: Callable[..., Any]) -> Rule:
     return Rule(**known)
 
 
-def _mask(mask_function: Callable[..., Any], q_offset: Any = 0, kv_offset: Any = 0, **_: Any) -> Rule:
+@dataclass(frozen=True)
+class _NoRule:
+    """Stands in the place of a mask whose rule is not known: refused where an attention uses it, and only there."""
+
+    why: str
+
+
+def _mask(mask_function: Callable[..., Any], q_offset: Any = 0, kv_offset: Any = 0, **_: Any) -> Rule | _NoRule:
     """What transformers calls for a mask. Padding is on the right, where a causal query never looks."""
     if q_offset or kv_offset:
         raise UnsupportedAttention("a cache of keys and values is in use: call the model with use_cache=False")
-    return rule_of(mask_function)
+    try:
+        return rule_of(mask_function)
+    except UnsupportedAttention as error:  # an encoder's mask, say, in a decoder that has no encoder
+        return _NoRule(str(error))
 
 
 # -------------------------------------------------------------------------------------- the description
@@ -197,13 +217,15 @@ def describe(
 ) -> Attention:
     """The description of one call of an attention function of transformers.
 
-    UnsupportedAttention: names what it cannot say.
+    UnsupportedAttention: names what it cannot say. OwnMask: that is which keys a query sees.
     """
     where = type(module).__name__
     if mask is None:
-        raise UnsupportedAttention(f"{where} is given no mask: whether it is causal is not known")
+        raise OwnMask(f"{where} is given no mask: whether it is causal is not known")
+    if isinstance(mask, _NoRule):
+        raise UnsupportedAttention(f"{where}: {mask.why}")
     if not isinstance(mask, Rule):
-        raise UnsupportedAttention(f"{where} builds an attention mask of its own")
+        raise OwnMask(f"{where} builds an attention mask of its own")
     if key.shape[2] != query.shape[2]:
         raise UnsupportedAttention(f"{where} attends to {key.shape[2]} keys with {query.shape[2]} queries")
     if kwargs.get("dropout"):
@@ -293,8 +315,8 @@ def _equal(one: Tensor, other: Tensor | None) -> bool:
     return one is other or (other is not None and one.shape == other.shape and torch.equal(one, other))
 
 
-# What a model may raise that is handed a rule where it expects a mask.
-_STUMBLES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+# What a model may raise that is handed a rule where it expects a mask, or decoded by what does not fit it.
+STUMBLES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,6 +325,7 @@ class _Asked:
 
     calls: tuple[tuple[int, Attention], ...] = ()  # (layer, its attention), in the order in which they are called
     refusal: str | None = None
+    own_mask: bool = False  # it is refused because the model looks into its mask, or makes one of its own
 
 
 _asked: WeakKeyDictionary[PreTrainedModel, _Asked] = WeakKeyDictionary()
@@ -326,18 +349,21 @@ def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], 
             return query.new_zeros(*query.shape[:3], value.shape[3])  # what comes of it is not looked at
 
         try:
+            decoder = backbone(model)  # which may take a pass of its own
             with described_attention(model, note):
-                model(input_ids=some_tokens(model), use_cache=False)
+                decoder(input_ids=some_tokens(model), use_cache=False)
             _asked[model] = _Asked(tuple(calls))
         except torch.OutOfMemoryError:
             raise
-        except _STUMBLES as error:
+        except STUMBLES as error:
             said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             known = isinstance(error, UnsupportedAttention)
-            _asked[model] = _Asked(refusal=str(error) if known else f"{model.config.model_type}: {said}")
+            # all that an ordinary pass has and this one has not is a mask where there is a rule here
+            own_mask = isinstance(error, OwnMask) or not known
+            _asked[model] = _Asked((), str(error) if known else f"{model.config.model_type}: {said}", own_mask)
     asked = _asked[model]
     if asked.refusal is not None:
-        raise UnsupportedAttention(asked.refusal)
+        raise (OwnMask if asked.own_mask else UnsupportedAttention)(asked.refusal)
     return asked.calls
 
 
@@ -359,9 +385,40 @@ def check_implementation(model: PreTrainedModel) -> None:
     try:
         calls = attention_of_layers(model)
     except UnsupportedAttention:
-        return  # of its own masks and biases, sdpa leaves out nothing
+        known = _from_eager.setdefault(model, {})
+        if implementation not in known:
+            known[implementation] = _distance_from_eager(model)
+        if known[implementation] > _ROUNDING:
+            raise UnsupportedAttention(
+                f"{model.config.model_type} computes something else with transformers' {implementation} than with eager"
+                " attention: load it with attn_implementation='eager'"
+            ) from None
+        return
     for _, attention in calls:
         check_kept(model, attention, implementation)
+
+
+_ROUNDING = 0.02  # of the largest hidden state, in any number format
+_from_eager: WeakKeyDictionary[PreTrainedModel, dict[str, float]] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _distance_from_eager(model: PreTrainedModel) -> float:
+    """How far hidden states of a few tokens are from those through eager attention, over the largest of them."""
+
+    def hidden() -> Tensor:
+        out = backbone(model)(input_ids=tokens, use_cache=False)
+        return (out[0] if isinstance(out, tuple) else out.last_hidden_state).float()
+
+    tokens = some_tokens(model).repeat(1, 4) + torch.arange(8, device=model.device)  # (1, 8)
+    with exclusive(model), fresh_positions(model):
+        own = hidden()
+        try:
+            with attention_implementation(model, "eager"):
+                eager = hidden()
+        except STUMBLES:  # it has no eager attention to compare with
+            return 0.0
+    return float((own - eager).abs().max() / own.abs().max())
 
 
 def check_kept(model: PreTrainedModel, attention: Attention, implementation: str) -> None:

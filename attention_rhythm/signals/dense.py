@@ -56,6 +56,8 @@ def attention_maps(
                 f"{model.config.model_type} gives maps of {shapes} (heads, queries, keys) for {n} tokens"
             )
         alone = torch.stack([found[layer][0].float() for layer in layers])  # (L, H, n, n)
+        if bool((alone.triu(1) > 0).any()):
+            raise UnsupportedAttention(f"{model.config.model_type} looks ahead: its attention is not causal")
         sums = dict(zip(layers, alone.sum(-1), strict=True))  # layer -> (H, n)
         if without := [layer for layer in layers if layer in sinks and bool((sums[layer] > least).all())]:
             raise UnsupportedAttention(f"layers {without} of {model.config.model_type} give maps without their sinks")
@@ -77,7 +79,7 @@ def _layers_with_sinks(model: PreTrainedModel, layers: Sequence[int]) -> set[int
     return {layer for layer, attention in known if attention.sinks is not None}
 
 
-def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 H n n"]]:
+def _by_layer(model: PreTrainedModel, out: ModelOutput) -> dict[int, Float[Tensor, "1 _ _ _"]]:
     """The maps that a model gave, by layer. transformers leaves out the layers that have none."""
     maps = [x for x in getattr(out, "attentions", None) or () if x is not None]
     numbers: Sequence[int] = range(getattr(text_config(model), "num_hidden_layers", 0))

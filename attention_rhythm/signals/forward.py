@@ -49,6 +49,9 @@ def is_causal(model: PreTrainedModel) -> bool:
     return _causal[model]
 
 
+_CHOOSING = ("indexed", "compressed")  # kinds of layers that choose or join keys, from some length on
+
+
 def batches_without_padding(
     model: PreTrainedModel, lengths: Int[Tensor, "B"], width: int
 ) -> list[tuple[Int[Tensor, "b"], int]]:
@@ -61,8 +64,10 @@ def batches_without_padding(
     """
     if not is_causal(model):
         raise UnsupportedAttention(f"{model.config.model_type} is not causal: its tokens see what comes after them")
+    kinds = getattr(text_config(model), "layer_types", None) or ()
+    known = not any(word in kind for kind in kinds for word in _CHOOSING)
     try:
-        known = not attention_modules(model) or bool(attention_of_layers(model))
+        known = known and (not attention_modules(model) or bool(attention_of_layers(model)))
     except UnsupportedAttention:
         known = False
     return read_alone(model, lengths, width, always=not known)

@@ -29,6 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -342,7 +343,11 @@ def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
     """
 
     # experts that are shared get all positions of a batch as one axis
-    def in_pieces(whole: Callable[[Tensor], Tensor], hidden: Float[Tensor, "*B N D"]) -> Float[Tensor, "*B N D"]:
+    def in_pieces(
+        whole: Callable[..., Tensor], hidden: Float[Tensor, "*B N D"], *more: Any, **named: Any
+    ) -> Float[Tensor, "*B N D"]:
+        if more or named:  # what else an MLP takes may have one entry for each position
+            return whole(hidden, *more, **named)
         if hidden.shape[-2] <= rows:
             return whole(hidden)
         out = torch.empty_like(hidden)

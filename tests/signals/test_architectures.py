@@ -134,6 +134,23 @@ def test_a_layer_of_another_kind_has_no_map(name, method):
         attention_signals(zoo.build(name), *make_batch(LENGTHS), SignalConfig(layers=(0, 2)), method=method)
 
 
+# --- parts that are not where they are looked for ---------------------------------------------------------------------
+
+PARTS = {
+    "an output head that is called decoder": "modernbert-decoder",
+    "layers that attend to images": "mllama",
+    "layers of images beside those of the text": "phi4_multimodal",
+    "a mask for an encoder that is not there": "bart",
+}
+
+
+@pytest.mark.parametrize("name", PARTS.values(), ids=PARTS)
+def test_the_layers_of_the_text_are_found(name):
+    streaming, maps = both(zoo.build(name), make_batch(LENGTHS))
+    assert_close(streaming, maps)
+    assert streaming.layers.tolist() == ([0, 1, 3, 5] if name == "mllama" else [0, 1, 2, 3, 4, 5])
+
+
 # --- positions --------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +241,18 @@ def test_attention_that_chooses_its_keys_never_sees_padding(name):
     torch.testing.assert_close(together, dense.attention_maps(model, ids[1:, own], attention[1:, own], [1]))
 
 
+def test_keys_that_stand_for_several_tokens_never_hold_padding():
+    """They begin at some length, so a few tokens say nothing about them."""
+    model, batch = zoo.build("deepseek_v4"), make_batch([*LENGTHS, (5, 85)])
+    logp = response_statistics(model, batch[0], batch[2], batch[1].sum(1))[1]
+    torch.testing.assert_close(logp, own_logp(model, batch), atol=3e-4, rtol=0, equal_nan=True)
+
+
+def test_maps_that_look_ahead_are_refused():
+    with pytest.raises(UnsupportedAttention, match="bert looks ahead: its attention is not causal"):
+        attention_signals(zoo.build("bert/encoder"), *make_batch(LENGTHS), EVERY_LAYER, method="dense")
+
+
 def test_maps_that_are_not_square_are_refused(unchecked):
     model, batch = zoo.build("deepseek_v4"), make_batch(LENGTHS)  # it has keys that stand for several tokens
     with pytest.raises(UnsupportedAttention, match=r"deepseek_v4 gives maps of .* for 52 tokens"):
@@ -246,6 +275,13 @@ def test_a_soft_cap_that_sdpa_leaves_out_is_not_left_out_unsaid():
     expected = own_logp(model, batch)
     for logp in logp_of_both_passes(model, batch).values():
         torch.testing.assert_close(logp, expected, atol=3e-4, rtol=0, equal_nan=True)
+
+
+def test_an_implementation_that_differs_from_eager_attention_is_refused_where_nothing_is_said_of_the_layers():
+    with pytest.raises(UnsupportedAttention, match="falcon computes something else with transformers' sdpa than with"):
+        check_implementation(zoo.build("falcon/alibi"))
+    check_implementation(zoo.build("falcon/alibi,eager"))
+    check_implementation(zoo.build("falcon"))
 
 
 # --- dropout ----------------------------------------------------------------------------------------------------------

@@ -238,6 +238,21 @@ def test_a_shared_expert_gets_all_positions_of_a_batch_in_one_axis(tiny):
     assert seen == [40, 10]
 
 
+def test_an_mlp_that_takes_more_than_positions_is_left_whole():
+    class Gated(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj = self.down_proj = torch.nn.Linear(4, 4)
+
+        def forward(self, hidden, gammas):
+            return self.down_proj(hidden) * gammas
+
+    mlp, hidden, gammas = Gated(), torch.randn(1, 9, 4), torch.randn(1, 9, 1)
+    whole = mlp(hidden, gammas=gammas)
+    with mlps_in_pieces(mlp, rows=2):
+        torch.testing.assert_close(mlp(hidden, gammas=gammas), whole)
+
+
 def test_a_forward_that_a_library_has_put_into_an_mlp_is_there_afterwards(tiny):
     """As accelerate does for models on several devices."""
     mlp = tiny("llama").model.layers[0].mlp

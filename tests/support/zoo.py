@@ -84,8 +84,8 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
     "cohere_compass_text": dict(
         pad_token_id=0,
         rope_parameters={
-            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-            "full_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 4]},
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 4]},
         },
         sliding_window=S,
         layer_types=["sliding_attention"] * 3 + ["full_attention"] * 3,
@@ -547,6 +547,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3_text/window-256": ("gemma3_text", dict(sliding_window=256)),
     "gemma2/no-softcap,window-256": ("gemma2", dict(attn_logit_softcapping=None, sliding_window=256)),
     "vaultgemma/no-softcap,window-256": ("vaultgemma", dict(attn_logit_softcapping=None, sliding_window=256)),
+    "gemma2/eager": ("gemma2", {}),
+    "vaultgemma/eager": ("vaultgemma", {}),
+    "falcon/alibi,eager": ("falcon", dict(alibi=True, new_decoder_architecture=False)),
     "gemma3n_text/window-256": ("gemma3n_text", dict(sliding_window=256)),
     "gemma3n_text/window-256,no-shared-kv": ("gemma3n_text", dict(sliding_window=256, num_kv_shared_layers=0)),
     "gemma4_text/window-256": ("gemma4_text", dict(sliding_window=256)),
@@ -695,6 +698,10 @@ SKIPPED = (
 )  # fmt: skip
 
 
+# transformers' sdpa computes something else (no soft cap, another ALiBi), so people have to ask for eager attention.
+EAGER = ("gemma2/eager", "vaultgemma/eager", "falcon/alibi,eager")
+
+
 def names() -> list[str]:
     """Every type, without variants."""
     return [name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not in SKIPPED]
@@ -707,7 +714,12 @@ def build(name: str, seed: int = 0) -> PreTrainedModel:
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         config = composite(kind, settings) or configuration(kind, settings)
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).float()
+        kind_of_model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        if kind == "emu3":
+            config = config.get_text_config()
+        if name in EAGER:
+            config._attn_implementation = "eager"
+        model = kind_of_model(config).float()
     _spread(model, seed)
     return model.eval()
 
