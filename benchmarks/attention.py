@@ -1,6 +1,7 @@
 """Cost of the attention signals: time and memory against what a user would run instead, by sequence length.
 
     .venv/bin/python -m benchmarks.attention [--lengths 512,1024,...] [--dtypes float32,bfloat16] [--repeats N]
+                                             [--before CHECKOUT]
 
     signals   WAAD and FAI by the streaming pass: five layers of the middle third, stops after the last of them
     forward   transformers' full forward pass with fused attention and all logits
@@ -8,7 +9,9 @@
     hooks     eager attention, the maps of the five layers taken by hooks
     logp      the old-log-prob pass of an RL step (entropy and log-probabilities, logits in chunks)
     fused     the same pass with the signals recorded inside it
-    window    like signals, of the same weights as a Mistral whose every layer sees the nearest 128 tokens
+    windowed  `signals` of the same weights with sliding windows of 128 tokens in every layer (a Mistral)
+
+CHECKOUT is a folder with an earlier version of this repository: its `signals` and `fused` take turns with ours.
 
 One random sequence of N tokens, the last three quarters of it the response; SmolLM2-135M. Each method is a process of
 its own; they take turns, and a ratio is the median over the rounds of the ratio within a round. Memory is the peak
@@ -26,7 +29,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from attention_rhythm.errors import UsageError
 from attention_rhythm.files import read_json
 from attention_rhythm.models import DEFAULT_MODEL
 from benchmarks.record import make_claim, report, run, write
@@ -34,8 +36,8 @@ from benchmarks.worker import Worker, available_gib, measured, serve
 from pipeline.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "attention.json"
-WINDOW = 128  # tokens
 LAYERS, HEADS = 30, 9  # of SmolLM2, to tell beforehand what eager attention would need
+WINDOW = 128  # tokens
 
 
 # ------------------------------------------------------------------------------------------ the methods
@@ -95,32 +97,23 @@ def methods(model: Any) -> dict[str, Callable[[Any, Any], None]]:
         "hooks": hooks,
         "logp": lambda ids, response: read(ids, response, False),
         "fused": lambda ids, response: read(ids, response, True),
-        "window": signals,
+        "windowed": signals,
     }
 
 
-def with_window(model: Any, window: int = WINDOW) -> Any:
-    """The same weights as a model whose layers see the nearest `window` tokens.
+def with_windows(model: Any) -> Any:
+    """The same weights as a Mistral, whose layers see the last WINDOW tokens."""
+    from transformers import MistralConfig, MistralForCausalLM
 
-    UsageError: it is neither a Llama nor a Qwen3.
-    """
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
-    own = model.config.to_dict()
-    if own["model_type"] == "llama":  # a Mistral is a Llama with a window
-        own |= {"model_type": "mistral", "sliding_window": window}
-    elif own["model_type"] == "qwen3":
-        layers = ["sliding_attention"] * own["num_hidden_layers"]
-        own |= {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 0, "layer_types": layers}
-    else:
-        raise UsageError(f"{own['model_type']}: which model has its weights and a window is not known here")
-    config = CONFIG_MAPPING[own["model_type"]](**own)
-    windowed = AutoModelForCausalLM.from_config(config).to(model.dtype)
+    settings = {key: value for key, value in model.config.to_dict().items() if key != "model_type"}
+    config = MistralConfig(**settings | {"sliding_window": WINDOW})
+    windowed = MistralForCausalLM(config).to(model.dtype)
     windowed.load_state_dict(model.state_dict())
     return windowed.eval()
 
 
-NAMES = ("signals", "forward", "eager", "hooks", "logp", "fused", "window")
+NAMES = ("signals", "forward", "eager", "hooks", "logp", "fused", "windowed")
+OF_BEFORE = ("signals", "fused")
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -140,9 +133,7 @@ def prepare(name: str, dtype: str) -> tuple[Callable[[int], dict[str, float]], s
     from attention_rhythm.models import load_model
 
     model, _ = load_model(DEFAULT_MODEL, dtype=dtype)
-    if name == "window":
-        model = with_window(model)
-    run = methods(model)[name]
+    run = methods(with_windows(model) if name == "windowed" else model)[name]
 
     @torch.inference_mode()
     def answer(length: int) -> dict[str, float]:
@@ -192,7 +183,9 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "eager_of_signals": (ratio("eager", "signals"), ">=", 5.0),
             "hooks_of_signals": (ratio("hooks", "signals"), ">=", None),
             "fused_of_logp": (ratio("fused", "logp"), "<=", 1.03 if length >= 1024 else None),
-            "signals_of_window": (ratio("signals", "window"), ">=", 1.3 if length == 8192 else None),
+            "signals_of_before": (ratio("signals", "signals before"), "<=", 1.01),
+            "fused_of_before": (ratio("fused", "fused before"), "<=", 1.01),
+            "signals_of_windowed": (ratio("signals", "windowed"), ">=", 1.3 if length == 8192 else None),
             "signals_mib": (by[dtype, length, "signals"]["above_weights_mib"], "<=", 250 if length == 8192 else None),
         }
         for name, (value, sense, bound) in values.items():
@@ -206,7 +199,8 @@ def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[st
     """`new` rows, and those of `old` whose dtype and length were not measured again, in order."""
     again = {(row["dtype"], row["length"]) for row in new}
     kept = [row for row in old if (row["dtype"], row["length"]) not in again]
-    return sorted(kept + new, key=lambda row: (-BYTES[row["dtype"]], row["length"], NAMES.index(row["method"])))
+    names = [*NAMES, *(f"{name} before" for name in OF_BEFORE)]
+    return sorted(kept + new, key=lambda row: (-BYTES[row["dtype"]], row["length"], names.index(row["method"])))
 
 
 def main() -> int:
@@ -215,6 +209,7 @@ def main() -> int:
     parser.add_argument("--dtypes", default="float32,bfloat16", metavar="D,D")
     parser.add_argument("--repeats", type=int, default=3, metavar="N")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="of each method (default: 2)")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="an earlier version, to compare with")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--serve", choices=NAMES, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -226,9 +221,14 @@ def main() -> int:
     for dtype in options.dtypes.split(","):
         with ExitStack() as stack:
             arguments = ["--dtypes", dtype, "--serve"]
+            sides = [(name, name, ROOT) for name in NAMES]
+            if options.before:
+                sides += [(f"{name} before", name, options.before) for name in OF_BEFORE]
             workers = [
-                stack.enter_context(Worker(name, "benchmarks.attention", [*arguments, name], options.threads))
-                for name in NAMES
+                stack.enter_context(
+                    Worker(shown, "benchmarks.attention", [*arguments, name], options.threads, folder=folder)
+                )
+                for shown, name, folder in sides
             ]
             for length in map(int, options.lengths.split(",")):
                 rows = merged(rows, measure(workers, dtype, length, options.repeats))

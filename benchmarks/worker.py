@@ -26,7 +26,7 @@ from pipeline.manifest import ROOT
 class Worker:
     """`python -m MODULE ARGUMENTS`, which calls `serve`, on `threads` threads; `about` is what it says of itself.
 
-    environment: variables to set, or with None to leave out.
+    environment: variables to set, or with None to leave out. folder: of the repository, this version or another.
     """
 
     def __init__(
@@ -37,12 +37,13 @@ class Worker:
         threads: int,
         python: str | Path = sys.executable,
         environment: Mapping[str, str | None] | None = None,
+        folder: Path = ROOT,
     ):
         self.name = name
         own = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"} | (environment or {})
         self.process = subprocess.Popen(
             [str(python), "-m", module, *arguments],
-            cwd=ROOT,
+            cwd=folder,
             env={key: value for key, value in own.items() if value is not None},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

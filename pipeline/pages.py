@@ -5,7 +5,8 @@
 What stands between `<!-- NAME -->` and `<!-- end -->` is what NAME says: a table, results/PROFILE/tables/TABLE.md;
 `headline`, ten claims of the summaries; `in-training`, what training runs recorded; `stages`, the measured minutes of
 each stage; `costs`, the claims of the benchmarks; `graders`, this project's and others side by side; `solutions`, what
-the grader says of the sources' own; `tree` and `imports`, the modules and who imports whom.
+the grader says of the sources' own; `without-softmax`, lifts in three architectures; `tree` and `imports`, the modules
+and who imports whom.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ import pandas as pd
 
 from attention_rhythm.files import read_json, write_text
 from figures.accuracy import LABELS
+from figures.fig_architectures import one
 from figures.inputs import Results
+from figures.table_sensitivity import SHORT
 from figures.tables import estimate, number
 from pipeline.manifest import ROOMS
 from pipeline.stages import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "RESULTS.md", "docs/method.md", "docs/costs.md", "docs/architecture.md", "docs/grading.md")
-BLOCK = re.compile(
-    r"<!-- (results/\S+\.md|headline|in-training|stages|costs|graders|solutions|tree|imports) -->\n.*?<!-- end -->",
-    re.DOTALL,
-)
+PAGES = (
+    "README.md", "RESULTS.md", "docs/method.md", "docs/costs.md", "docs/architecture.md", "docs/grading.md",
+    "docs/experiments/architectures.md",
+)  # fmt: skip
 QWEN, CPU = "qwen2.5-coder-0.5b", "cpu"
 SECTION_4 = (  # profile, claim of its summary
     (QWEN, "Entropy at WAAD peaks, lift over chance (%)"),
@@ -63,7 +65,9 @@ IN_TRAINING = {
 COSTS = {
     "signals_of_forward": "time of the separate pass / of transformers' full forward pass",
     "eager_of_signals": "time of eager attention maps / of the separate pass",
-    "signals_of_window": "time of the separate pass / of the same model with windows of 128 tokens",
+    "signals_of_windowed": "time of the separate pass / of the same weights with windows of 128 tokens",
+    "signals_of_before": "time of the separate pass: now / in version 0.2.0",
+    "fused_of_before": "time of the fused pass: now / in version 0.2.0",
     "fused_of_logp": "time of the old-log-prob pass with signals / without",
     "signals_mib": "memory of the separate pass above the weights, MiB",
     "credit_of_step": "time of credit and signals / of a step of the embedded experiment",
@@ -236,6 +240,21 @@ def solutions(root: Path = ROOT) -> str:
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
+def without_softmax(root: Path = ROOT) -> str:
+    """Entropy at WAAD peaks and FAI after them, by reading: lifts in percent, of trained and untrained networks."""
+    statistics = pd.DataFrame(read_json(root / "results" / "architectures" / "architectures.json")["statistics"])
+    rows = []
+    for reading in dict.fromkeys(statistics["reading"]):
+        cells = {"Reading": reading}
+        for name in ("waad_peak_entropy", "fai_follows_or_coincides_waad"):
+            for weights in ("trained", "untrained"):
+                found = one(statistics, reading, name, weights, "own", "band")
+                there = " *" if found["there"] is True else ""
+                cells[f"{SHORT[name]}, {weights}"] = estimate(found["lift"], *found["lift_ci"]) + there
+        rows.append(cells)
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
 def _share(counts: list[list[int]]) -> str:
     """[found, all] of several styles, in percent."""
     return f"{100 * sum(row[0] for row in counts) / sum(row[1] for row in counts):.1f}"
@@ -279,9 +298,11 @@ MADE = {
     "costs": costs,
     "graders": graders,
     "solutions": solutions,
+    "without-softmax": without_softmax,
     "tree": tree,
     "imports": imports,
 }
+BLOCK = re.compile(rf"<!-- (results/\S+\.md|{'|'.join(MADE)}) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def filled(text: str, root: Path = ROOT) -> str:

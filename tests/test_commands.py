@@ -34,7 +34,7 @@ from attention_rhythm.generation.resumable import Request, complete
 from attention_rhythm.integrations.verl import data as verl_data
 from attention_rhythm.integrations.verl.reward import compute_score
 from attention_rhythm.models import load_model, model_name
-from attention_rhythm.signals.plain_attention import UnsupportedAttention
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.reading import SignalConfig
 from attention_rhythm.tasks.base import DataError
 from attention_rhythm.tasks.countdown import countdown_reward

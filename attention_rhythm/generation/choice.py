@@ -17,8 +17,8 @@ from attention_rhythm.generation import proof
 from attention_rhythm.generation.base import GenerationError
 from attention_rhythm.generation.decoding import CacheDecoder, Decoder, Lanes, PrefixDecoder
 from attention_rhythm.models import context_length
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.attention import check_implementation
-from attention_rhythm.signals.plain_attention import UnsupportedAttention
 
 Key = TypeVar("Key", bound=Hashable)
 

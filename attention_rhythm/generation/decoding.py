@@ -20,7 +20,8 @@ from transformers import Cache, EncoderDecoderCache, PreTrainedModel, cache_util
 
 from attention_rhythm.generation import proof
 from attention_rhythm.generation.base import BrokenLogits
-from attention_rhythm.signals.plain_attention import UnsupportedAttention, replaced_attention
+from attention_rhythm.signals.architecture import UnsupportedAttention
+from attention_rhythm.signals.attention import Attention, described_attention
 
 _BLOCK = 64  # tokens
 # Layers of a cache that keep what a layer has computed, all of it or a window's. Others choose or compress tokens from
@@ -79,13 +80,14 @@ class PrefixDecoder:
             return
         ids = torch.nn.utils.rnn.pad_sequence([p.to(self.device) for p in prefixes], batch_first=True)  # (G, N)
 
-        def remember(module, query, key, value, scale):
+        def remember(module, query, key, value, attention):
+            scale = _plain(module, attention.within(query.shape[2]))
             # contiguous, or each step's products would copy them once more
             self.prefix_keys[module.layer_idx] = key.contiguous()
             self.prefix_values[module.layer_idx] = value.contiguous()
             return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
 
-        with replaced_attention(self.model, remember):
+        with described_attention(self.model, remember):
             self.model(input_ids=ids, use_cache=False, **_last_logits(self.model))
 
     def _place(self, group: torch.Tensor) -> None:
@@ -104,12 +106,14 @@ class PrefixDecoder:
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """See `Decoder.step`: tokens (B,) -> logits (B, V)."""
         positions = (self.visible + self.length)[:, None]
-        with replaced_attention(self.model, self._attend):
+        with described_attention(self.model, self._attend):
             out = self.model(input_ids=tokens[:, None], position_ids=positions, use_cache=False)
         self.length += 1
         return _finite(out.logits[:, -1])
 
-    def _attend(self, module, query, key, value, scale):
+    def _attend(self, module, query, key, value, attention):
+        # one token at a time fills no window here; `proof.hidden_within` has looked how far each layer sees
+        scale = _plain(module, attention.within(query.shape[2]))
         rows, kv_heads, _, dim = key.shape
         per_kv = query.shape[1] // kv_heads
         layer = module.layer_idx
@@ -272,6 +276,16 @@ def _known(cache: object) -> Cache:
         if kind.__module__ != cache_utils.__name__ or kind.__name__ not in _KNOWN_LAYERS:
             raise UnsupportedAttention(f"its cache has layers of a kind not known here ({kind.__name__})")
     return cache
+
+
+def _plain(module: torch.nn.Module, attention: Attention) -> float:
+    """The factor on q k of an attention that is softmax(scale q k) and nothing else.
+
+    UnsupportedAttention: it is more, or else.
+    """
+    if not attention.plain:
+        raise UnsupportedAttention(f"{type(module).__name__} has {attention.more_than_plain()}: not plain attention")
+    return attention.scale
 
 
 def _last_logits(model: PreTrainedModel) -> dict[str, int]:

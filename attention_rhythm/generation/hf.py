@@ -13,8 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from attention_rhythm.generation.base import Completion, GenerationError, SamplingConfig
 from attention_rhythm.generation.choice import Rows, make_decoder
 from attention_rhythm.generation.conventions import ResponseText, repetition_penalty, stop_token_ids
-from attention_rhythm.generation.proof import language_model
-from attention_rhythm.signals.architecture import exclusive
+from attention_rhythm.signals.architecture import exclusive, language_model
 
 # Finished rows leave once they are this share of the batch: leaving copies the caches of those that stay.
 _LEAVE_AT = 0.125
@@ -91,8 +90,8 @@ def continue_rows(
         penalty.
 
     Raises:
-        GenerationError: the context is too short, or the model is not at hand (a wrapper, the meta device).
-            UnsupportedAttention: no decoder is right for the model. BrokenLogits: NaN or inf in what it predicts.
+        GenerationError: the context is too short. BrokenLogits: NaN or inf in what the model predicts.
+            UnsupportedAttention: no decoder is right for the model, or it is not at hand (a wrapper, the meta device).
     """
     model = language_model(model)
     device = model.device
@@ -144,8 +143,8 @@ class HFGenerator:
         model: of transformers, with LoRA or without.
         tokenizer: anything with `decode` and `eos_token_id`.
 
-    GenerationError: a model that cannot be decoded as it is (on the meta device, wrapped), or whose generation config
-    asks for what is not applied here.
+    GenerationError: a model whose generation config asks for what is not applied here. UnsupportedAttention: one that
+    cannot be decoded as it is (on the meta device, wrapped).
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):

@@ -40,7 +40,7 @@ def language_model(model: nn.Module) -> PreTrainedModel:
         if adapter.active_peft_config.is_prompt_learning:
             raise UnsupportedAttention(
                 f"{adapter.active_peft_config.peft_type} puts virtual tokens before the prompt, so positions would not"
-                " be those of the tokens: only adapters inside the layers (LoRA, IA3) can be read"
+                " be those of the tokens: only adapters inside the layers (LoRA, IA3) are supported"
             )
         model = adapter.get_base_model()
     if not isinstance(model, PreTrainedModel):
@@ -228,8 +228,11 @@ def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None
 _BY_LENGTH = ("dynamic", "longrope")  # kinds of rotary positions whose frequencies follow from the longest position
 
 
-def _rotary(model: PreTrainedModel) -> list[tuple[Any, str, str]]:
-    """(module, kind, prefix of its buffers) of the rotary positions whose frequencies depend on the length."""
+def rotary_by_length(model: PreTrainedModel) -> list[tuple[Any, str, str]]:
+    """(module, kind, prefix of its buffers) of the rotary positions whose frequencies depend on the length.
+
+    A module that serves several types of layers has a kind for each, and its buffers begin with the type's name.
+    """
     found: list[tuple[Any, str, str]] = []
     for module in text_decoder(model).modules():
         kinds = getattr(module, "rope_type", None)
@@ -244,7 +247,7 @@ def _rotary(model: PreTrainedModel) -> list[tuple[Any, str, str]]:
 
 def length_matters(model: PreTrainedModel) -> bool:
     """Whether a token's positions depend on how long the batch is that it stands in: such sequences are read alone."""
-    return bool(_rotary(model))
+    return bool(rotary_by_length(model))
 
 
 @contextmanager
@@ -255,7 +258,7 @@ def fresh_positions(model: PreTrainedModel) -> Iterator[None]:
     """
 
     def forget() -> None:
-        for module, kind, prefix in _rotary(model):
+        for module, kind, prefix in rotary_by_length(model):
             original = getattr(module, f"{prefix}original_inv_freq")
             own = getattr(module, f"{prefix}inv_freq")
             module.register_buffer(f"{prefix}inv_freq", original.to(own.device), persistent=False)

@@ -40,6 +40,11 @@ _NAME = "attention_rhythm"
 _LEAVE_OUT = ("sdpa",)  # implementations of transformers that are handed soft caps and sinks, and have none
 TWICE = "attends twice in one pass: which is meant is not known"
 
+
+class OwnMask(UnsupportedAttention):
+    """The model looks into its attention mask, or makes one of its own: which keys a query sees is not known."""
+
+
 # What an attention function may be handed without a change to the attention weights.
 _HARMLESS = {
     "attention_dropout", "cache_position", "cu_seq_lens_k", "cu_seq_lens_q", "dropout", "is_causal", "layer_idx",
@@ -65,7 +70,7 @@ class Rule:
     packed: bool = False  # t and s belong to the same sequence of a packed row
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise UnsupportedAttention("the model computes with its attention mask: its rule is not known")
+        raise OwnMask("the model computes with its attention mask: its rule is not known")
 
     __getattr__ = __getitem__ = __bool__ = __len__ = __iter__ = __eq__ = __ne__ = __invert__ = _refuse
     __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __and__ = __or__ = __lt__ = __gt__ = _refuse
@@ -73,7 +78,7 @@ class Rule:
 
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> NoReturn:
-        raise UnsupportedAttention("the model computes with its attention mask: its rule is not known")
+        raise OwnMask("the model computes with its attention mask: its rule is not known")
 
 
 _AND, _CAUSAL = masking_utils.and_masks(), masking_utils.causal_mask_function
@@ -212,15 +217,15 @@ def describe(
 ) -> Attention:
     """The description of one call of an attention function of transformers.
 
-    UnsupportedAttention: names what it cannot say.
+    UnsupportedAttention: names what it cannot say. OwnMask: that is which keys a query sees.
     """
     where = type(module).__name__
     if mask is None:
-        raise UnsupportedAttention(f"{where} is given no mask: whether it is causal is not known")
+        raise OwnMask(f"{where} is given no mask: whether it is causal is not known")
     if isinstance(mask, _NoRule):
         raise UnsupportedAttention(f"{where}: {mask.why}")
     if not isinstance(mask, Rule):
-        raise UnsupportedAttention(f"{where} builds an attention mask of its own")
+        raise OwnMask(f"{where} builds an attention mask of its own")
     if key.shape[2] != query.shape[2]:
         raise UnsupportedAttention(f"{where} attends to {key.shape[2]} keys with {query.shape[2]} queries")
     if kwargs.get("dropout"):
@@ -310,8 +315,8 @@ def _equal(one: Tensor, other: Tensor | None) -> bool:
     return one is other or (other is not None and one.shape == other.shape and torch.equal(one, other))
 
 
-# What a model may raise that is handed a rule where it expects a mask.
-_STUMBLES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+# What a model may raise that is handed a rule where it expects a mask, or decoded by what does not fit it.
+STUMBLES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,6 +325,7 @@ class _Asked:
 
     calls: tuple[tuple[int, Attention], ...] = ()  # (layer, its attention), in the order in which they are called
     refusal: str | None = None
+    own_mask: bool = False  # it is refused because the model looks into its mask, or makes one of its own
 
 
 _asked: WeakKeyDictionary[PreTrainedModel, _Asked] = WeakKeyDictionary()
@@ -344,17 +350,19 @@ def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], 
 
         try:
             with described_attention(model, note):
-                model(input_ids=some_tokens(model), use_cache=False)
+                backbone(model)(input_ids=some_tokens(model), use_cache=False)
             _asked[model] = _Asked(tuple(calls))
         except torch.OutOfMemoryError:
             raise
-        except _STUMBLES as error:
+        except STUMBLES as error:
             said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             known = isinstance(error, UnsupportedAttention)
-            _asked[model] = _Asked(refusal=str(error) if known else f"{model.config.model_type}: {said}")
+            # all that an ordinary pass has and this one has not is a mask where there is a rule here
+            own_mask = isinstance(error, OwnMask) or not known
+            _asked[model] = _Asked((), str(error) if known else f"{model.config.model_type}: {said}", own_mask)
     asked = _asked[model]
     if asked.refusal is not None:
-        raise UnsupportedAttention(asked.refusal)
+        raise (OwnMask if asked.own_mask else UnsupportedAttention)(asked.refusal)
     return asked.calls
 
 
@@ -407,7 +415,7 @@ def _distance_from_eager(model: PreTrainedModel) -> float:
         try:
             with attention_implementation(model, "eager"):
                 eager = hidden()
-        except _STUMBLES:  # it has no eager attention to compare with
+        except STUMBLES:  # it has no eager attention to compare with
             return 0.0
     return float((own - eager).abs().max() / own.abs().max())
 

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from attention_rhythm.errors import NotFinite
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.heads import select_layers
-from attention_rhythm.signals.plain_attention import UnsupportedAttention
 from attention_rhythm.signals.reading import HeadSets, SignalConfig, Signals, check_masks, combine_heads, right_padding
 from attention_rhythm.signals.streaming import HeadStatistics, Horizon
 

@@ -2,13 +2,15 @@ r"""Where in a response its final answer stands. Text only: what the answer mean
 
 In this order: what a model thinks is no answer; the last <answer> or the last \boxed{...} (several side by side are one
 list); a last `#### 18`; what is said to be the answer ("the answer is ..."); the last thing that is set as mathematics
-or in bold, or the last number. docs/grading.md lists what was decided where people differ. All is linear in the text.
+or in bold, or the last number. docs/grading.md lists what was decided where people differ. Time is linear
+in a text.
 """
 
 from __future__ import annotations
 
 import re
 
+from attention_rhythm.tasks.latex import BRACE
 from attention_rhythm.tasks.quantities import SCALES
 
 MAX_TAIL = 2_000  # characters searched for an answer that is neither boxed nor tagged
@@ -62,8 +64,11 @@ PART = re.compile(
     r"\d+(?:st|nd|rd|th)?|[-+*/×·⋅÷=<>≤≥≈±√π∞∪∩^{}()\[\]|%°²³,−–½¼¾]|\.(?=\d)|\\(?:times|cdot|frac|sqrt|pi|infty|cup|pm)\b"
     r"|(?<![a-zA-Z\\])(?:or|and|sqrt|pi|[a-zA-Z])(?![a-zA-Z])|[ \t]+"
 )
-ANOTHER_NAME = re.compile(r"^.*([a-zA-Z])\s*=[^=,]*,\s*(?=(?!)[a-zA-Z]\s*=[^=,]*$)")  # For x = 3, y = 5
+CONDITION = re.compile(r"\b(?:for|when|if|at|with|given)\s+$", re.IGNORECASE)  # For x = 3, y = 5
+CONDITIONED = re.compile(r"^[a-zA-Z]\s*=[^=,]*,\s*(?=[a-zA-Z]\s*=)")
 OUTER = re.compile(r"^(?:and|or)\b|^[a-zA-Z](?!\s*[=<>≤≥≈^(\d])|^[\s,=+*/×·)\]}|%]|^[-−–](?=\s)")
+OPEN_END = " \t,=("  # with which no expression ends
+JOINT_AT_END = re.compile(r"(?<![a-zA-Z])(?:and|or)$")
 ASIDE = re.compile(
     r"\((?:(?:or|which is|i\.e\.|that is),? )?(?:about|approximately|approx\.?|roughly|around|≈|\\approx)[^()\n]*\)"
 )
@@ -132,9 +137,10 @@ def final_answer_of_tag(content: str) -> str | None:
     boxed = last_boxes(content)
     if boxed is not None:
         return boxed[1]
-    if (mark := marked(content)) is not None:
+    tail = content[-MAX_TAIL:]
+    if (mark := marked(tail)) is not None:
         return mark
-    if len(content.split()) > 4 and (answer := stated(content)) is not None:
+    if len(tail.split()) > 4 and (answer := stated(tail)) is not None:
         return answer
     return content or None
 
@@ -171,19 +177,28 @@ def last_boxes(text: str) -> tuple[int, str] | None:
 
 def _boxes(text: str, most: int) -> list[tuple[int, int, str]]:
     """(start, end, content) of the last boxes that close, the last first; of nested ones the inner alone."""
+    matches = list(BOX.finditer(text))[-LAST_BOXES:]
+    closing = _closing_braces(text, matches[0].end() - 1) if matches else {}
     found: list[tuple[int, int, str]] = []
-    for match in list(BOX.finditer(text))[: -LAST_BOXES - 1 : -1]:
-        depth = 1
-        for brace in re.finditer(r"\\.|[{}]", text[match.end() :], flags=re.DOTALL):
-            depth += {"{": 1, "}": -1}.get(brace.group(), 0)  # an escaped brace opens nothing
-            if depth == 0:
-                end = match.end() + brace.end()
-                if not any(start < end and match.start() < start for start, _, _ in found):
-                    found.append((match.start(), end, text[match.end() : end - 1].strip()))
-                break
+    for match in reversed(matches):
+        end = closing.get(match.end() - 1)
+        if end is not None and not any(start < end for start, _, _ in found):
+            found.append((match.start(), end, text[match.end() : end - 1].strip()))
         if len(found) == most:
             break
     return found
+
+
+def _closing_braces(text: str, start: int) -> dict[int, int]:
+    """Where each brace from `start` on that is closed opens -> the end of the brace that closes it; in one pass."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for brace in BRACE.finditer(text, start):
+        if brace.group() == "{":
+            opened.append(brace.start())
+        elif brace.group() == "}" and opened:
+            closing[opened.pop()] = brace.end()
+    return closing
 
 
 def marked(prose: str) -> str | None:
@@ -299,13 +314,14 @@ def _expression(prose: str, place: int) -> tuple[int, int]:
                 break
             start = part.start()
         end = part.end()
-    text = re.sub(r"(?:[\s,=(]|(?<![a-zA-Z])(?:and|or))+$", "", prose[start:end])
-    while text and text[-1] in ")]}" and len(re.findall(r"[)\]}]", text)) > len(re.findall(r"[(\[{]", text)):
-        text = text[:-1]
+    text = prose[start:end].rstrip(OPEN_END)
+    while joint := JOINT_AT_END.search(text, max(0, len(text) - 4)):
+        text = text[: joint.start()].rstrip(OPEN_END)
     end = start + len(text)
     while outer := OUTER.match(text):
         text = text[outer.end() :]
-    text = ANOTHER_NAME.sub("", text)
+    if CONDITION.search(prose, max(0, end - len(text) - 10), end - len(text)):
+        text = CONDITIONED.sub("", text)
     return end - len(text), end
 
 

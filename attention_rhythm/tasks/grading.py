@@ -16,12 +16,13 @@ from attention_rhythm.tasks.answers import final_answer
 from attention_rhythm.tasks.base import LETTERS, Problem
 from attention_rhythm.tasks.choices import chosen, gives_name, same_text, stated_answer
 from attention_rhythm.tasks.countdown import countdown_answer, countdown_reward
+from attention_rhythm.tasks.latex import unicode_symbols
 from attention_rhythm.tasks.math_answers import same_answer
 from attention_rhythm.tasks.math_judge import shared_judge
 from attention_rhythm.tasks.registry import MATH_TASKS, TASKS
 
 MAX_RESPONSE = 200_000  # characters; 32k tokens are about 130,000
-MAX_ANSWER = 2_000  # characters; the longest gold answer of the benchmarks has 204
+MAX_ANSWER = 2_000  # characters, as they stand and as LaTeX; the longest gold answer of the benchmarks has 204
 JUDGE_SECONDS = 0.5  # after which no further reading of one answer is judged
 
 
@@ -54,7 +55,7 @@ def grade_math(gold: str, response: str) -> Grade:
     answer = final_answer(response)
     if answer is None:
         return NO_ANSWER
-    if len(answer) > MAX_ANSWER:
+    if len(answer) > MAX_ANSWER or len(unicode_symbols(answer)) > MAX_ANSWER:  # "½" is eleven characters of LaTeX
         return Grade(False, 0.0, answer[:MAX_ANSWER])
     correct = same_answer(gold, answer, _Judge())
     return Grade(correct, float(correct), answer)

@@ -31,10 +31,16 @@ SYMBOLS = {
     "º": r"^\circ ",
     "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "¢": r"\text{ cents}", "％": "%",
 } | {letter: rf"\{name} " for letter, name in GREEK.items()}  # fmt: skip
-SPACES = re.compile(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\t\r\n]")
+SPACES = re.compile(r"[^\S ]")
 EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|texttt|textsf)\s*\{")
 PICTURES = re.compile("[\u2705\u2713\u2714\u2728\u2b50\ufe0f\U0001f300-\U0001faff]")  # ticks and emoji
-INVISIBLE = re.compile(r"[\u200b-\u200f\u2060\ufeff\u00ad]")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace opens nothing
+OVER = re.compile(r"\\over(?![a-zA-Z])")
+FRAME_END = ".;:,\\ "
+FRAME_START = re.compile(r"^(?:\\[\\,;: !]|[\s;:,])+")
+MAX_NESTED = 20  # commands in each other that are taken away
+# and control characters, two of which one_kind_of_text uses as marks
+INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\u200b-\u200f\u2060\ufeff\u00ad]")
 
 ALIGNED = "aligned|align|split|gathered|gather|eqnarray|equation"
 SIZES = "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge"
@@ -69,7 +75,7 @@ def unwrapped(text: str, commands: str, template: str = "{}") -> str:
     '3\\sqrt{13}'
     """
     pattern = re.compile(rf"\\(?:{commands})\s*\{{")
-    for _ in range(20):
+    for _ in range(MAX_NESTED):
         starts = list(pattern.finditer(text))
         if not starts:
             return text
@@ -85,10 +91,10 @@ def unwrapped(text: str, commands: str, template: str = "{}") -> str:
 def closing_brace(text: str, start: int) -> int | None:
     """Where the brace that opens at `start` is closed, None where it is not."""
     depth = 0
-    for match in re.finditer(r"\\.|[{}]", text[start:], flags=re.DOTALL):
+    for match in BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match.group(), 0)
         if depth == 0:
-            return start + match.start()
+            return match.start()
     return None
 
 
@@ -173,7 +179,8 @@ def one_kind_of_text(text: str) -> str:
     """
     text = unwrapped(text, TEXTS, "\x01{}\x02")
     text = re.sub("\x01[^\x02]*\x02", lambda words: re.sub(r"\^\{(-?\d+)\}", r"^\1", words.group()), text)  # s^{-1}
-    text = re.sub(r"\x01\s*([-\d.,/()\\^{}+=*%$ ]*?)\s*\x02", r" \1 ", text)  # nothing but mathematics
+    mathematics = re.compile(r"\x01([-\d.,/()\\^{}+=*%$ ]*)\x02")
+    text = mathematics.sub(lambda match: f" {match.group(1).strip()} ", text)
     text = re.sub(r"\x01\s*([ie])\s*\x02", r"\1", text)
     text = re.sub(
         r"\x01\s*(sin|cos|tan|cot|sec|csc|log|ln|exp|lcm|gcd|max|min|arcsin|arccos|arctan)\s*\x02(?=\s*[({\\\da-z])",
@@ -200,15 +207,57 @@ def standard_fractions(text: str) -> str:
     text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac\s*(\d|[a-zA-Z])\s*\{", r"\\frac{\1}{", text)
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-zA-Z])(?![a-zA-Z])", r"\1{\2}", text)
-    text = re.sub(r"\{?\s*\{?([^{}]*?)\}?\s*\\over(?![a-zA-Z])\s*\{?([^{}]*?)\}?\s*\}", r"\\frac{\1}{\2}", text)
+    text = _without_over(text)
     text = re.sub(r"(?<![\w)}\]/^])\(([^()]+)\)\s*/\s*\(([^()]+)\)|(?<=\d)\((\d+)\)/\((\d+)\)", _fraction, text)
     text = re.sub(r"(?:\{\})?\^\{?(-?\d+)\}?\s*/\s*_\{?(\d+)\}?", r"\\frac{\1}{\2}", text)
-    return re.sub(r"\\frac\{\s*([^{}]*?)\s*\}\s*\{\s*([^{}]*?)\s*\}", r"\\frac{\1}{\2}", text)
+    return re.sub(
+        r"\\frac\{([^{}]*)\}\s*\{([^{}]*)\}",
+        lambda match: rf"\frac{{{match.group(1).strip()}}}{{{match.group(2).strip()}}}",
+        text,
+    )
 
 
 def _fraction(match: re.Match) -> str:
     top, bottom = filter(None, match.groups())
     return rf"\frac{{{top}}}{{{bottom}}}"
+
+
+def _without_over(text: str) -> str:
+    r"""TeX's \over: what stands before it in its braces over what stands behind it there.
+
+    >>> _without_over(r"2 + {{1 + x} \over y}"), _without_over(r"\sqrt{1 \over {2 \over 3}}")
+    ('2 + \\frac{1 + x}{y}', '\\sqrt{\\frac{1}{\\frac{2}{3}}}')
+    """
+    for over in list(OVER.finditer(text))[: -MAX_NESTED - 1 : -1]:  # the innermost first
+        group = _braces_around(text, over.start())
+        if group is None:
+            continue
+        start, end = group
+        top, bottom = (_without_braces(part) for part in (text[start + 1 : over.start()], text[over.end() : end]))
+        fraction = rf"\frac{{{top}}}{{{bottom}}}"
+        before = text[:start]
+        if re.search(r"[a-zA-Z^_}\]]$", before):  # the braces belong to a command
+            fraction = f"{{{fraction}}}"
+        text = before + fraction + text[end + 1 :]
+    return text
+
+
+def _braces_around(text: str, place: int) -> tuple[int, int] | None:
+    """Where the braces around a place are, None where there are none, or they do not close."""
+    opened: list[int] = []
+    for match in BRACE.finditer(text):
+        if match.group() == "{":
+            opened.append(match.start())
+        elif match.group() == "}" and opened:
+            start = opened.pop()
+            if start < place < match.start():
+                return start, match.start()
+    return None
+
+
+def _without_braces(text: str) -> str:
+    text = text.strip()
+    return text[1:-1] if text.startswith("{") and closing_brace(text, 0) == len(text) - 1 else text
 
 
 def computer_notation(text: str) -> str:
@@ -262,15 +311,27 @@ def no_frame(text: str) -> str:
     >>> no_frame("{{(2,3)}}"), no_frame(r"\textbf{p - q}."), no_frame(r"5\\"), no_frame(r"5\;")
     ('(2,3)', 'p - q', '5', '5')
     """
-    before = None
-    while text != before:
+    for _ in range(MAX_NESTED):
         before = text
-        text = re.sub(r"(?:\\[\\,;: !]|[.;:,\s]|\\$)+$|^(?:\\[\\,;: !]|[\s;:,])+", "", text)
+        text = FRAME_START.sub("", _without_frame_end(text))
         if (match := EMPHASIS.match(text)) and closing_brace(text, match.end() - 1) == len(text) - 1:
             text = text[match.end() : -1]
         text = re.sub(r'^"([^"]*)"$|^\'([^\']*)\'$', lambda m: m.group(1) or m.group(2) or "", text)
-        if text.startswith("{") and closing_brace(text, 0) == len(text) - 1:
-            text = text[1:-1]
+        text = _without_braces(text) if text.startswith("{") else text
+        if text == before:
+            break
+    return text
+
+
+def _without_frame_end(text: str) -> str:
+    r"""No space, full stop, comma, line break and spacing command at the end.
+
+    >>> _without_frame_end(r"5 \! \\ .")
+    '5'
+    """
+    text = text.rstrip(FRAME_END)
+    while text.endswith(r"\!"):
+        text = text[:-2].rstrip(FRAME_END)
     return text
 
 

@@ -33,24 +33,25 @@ REMARK = re.compile(
     r"\s*\\text\{\s*(?:for (?:all|any|every|each|some|integers?)|where|with|as required)\b.*$",
     re.IGNORECASE | re.DOTALL,
 )
-UNIT_AT_END = re.compile(r"\s*(?:\\cdot\s*)?\\text\{([^{}]*)\}(?:\s*/\s*\\text\{[^{}]*\})?\s*(?:\^\s*\{?-?[1-4]\}?)?$")
-INTERVAL = re.compile(r"^[\[(][^()\[\]]*,[^()\[\]]*[\])](?:\s*\\cup\s*[\[(][^()\[\]]*,[^()\[\]]*[\])])*$")
+UNIT_AT_END = re.compile(r"(?:\\cdot\s*)?\\text\{([^{}]*)\}(?:\s*/\s*\\text\{[^{}]*\})?\s*(?:\^\s*\{?-?[1-4]\}?)?$")
+INTERVAL = re.compile(r"^[\[(][^()\[\],]*,[^()\[\]]*[\])](?:\s*\\cup\s*[\[(][^()\[\],]*,[^()\[\]]*[\])])*$")
 UNION = re.compile(
     r"(?<=[)\]])\s*(?:,|U|\\bigcup|\\text\{\s*(?:or|and|U)\s*\}|\b(?:or|and)\b)\s*(?:x\s*\\in\s*)?(?=[(\[])"
 )
 EQUALS = re.compile(r"(?<![<>\\!])=")
 GLUED_LETTER = re.compile(r"^-?[\d.,]+\s?[a-zA-Z](?![a-zA-Z])")  # 3R^2, 6m: a variable
 GLUE = re.compile(r"(?<=\d)\s?(?=[a-zA-Z](?![a-zA-Z]))")
-PAIR = re.compile(r"^([(\[])[^()\[\]]*,[^()\[\]]*([)\]])$")
+PAIR = re.compile(r"^([(\[])[^()\[\],]*,[^()\[\]]*([)\]])$")
 IN_A_SET = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*(?=[(\[])")
 LETTER_FIRST = re.compile(r"^(?:\\text\{\s*\([A-E]\)\s*\}|\{?\([A-E]\)\}?)\s*(?=[\w\\(\[.-])")
-LETTER_LAST = re.compile(r"\s*(?:\\text\{\s*\([A-E]\)\s*\}|\(\\text\{[A-E]\}\)|\s\([A-E]\))$")
+LETTER_LAST = re.compile(r"(?:\\text\{\s*\([A-E]\)\s*\}|\(\\text\{[A-E]\}\)|\s\([A-E]\))$")
 RELATION = r"(\\(?:le|ge|lt|gt)(?![a-zA-Z])|[<>])"
-BETWEEN = re.compile(rf"^(.+?)\s*{RELATION}\s*[a-zA-Z](?:\([a-z]\))?\s*{RELATION}\s*(.+)$")
-ONE_SIDE = re.compile(rf"^([a-zA-Z])\s*{RELATION}\s*(.+)$|^(.+?)\s*{RELATION}\s*([a-zA-Z])$")
-BOTH = re.compile(r"^(.+?)\s*(?:\\text\{\s*and\s*\}|\band\b|\\land(?![a-zA-Z]))\s*(.+)$")
+BETWEEN = re.compile(rf"^(.+?){RELATION}\s*[a-zA-Z](?:\([a-z]\))?\s*{RELATION}\s*(.+)$")
+ONE_SIDE = re.compile(rf"^([a-zA-Z])\s*{RELATION}\s*(.+)$|^(.+?){RELATION}\s*([a-zA-Z])$")
+BOTH = re.compile(r"^(.+?)(?:\\text\{\s*and\s*\}|\band\b|\\land(?![a-zA-Z]))(.+)$")
 COLUMN = re.compile(r"\\begin\{[pb]matrix\}([^&]*?)\\end\{[pb]matrix\}")
 NEW_ROW = r"\\"
+MAX_NESTED = 3  # brackets around an answer and remarks beside it, in each other
 ARRAY = re.compile(r"[(\[]\s*\\begin\{array\}(?:\{[^{}]*\})?(.*?)\\end\{array\}\s*[)\]]", re.DOTALL)
 
 
@@ -62,7 +63,7 @@ def same_answer(gold: str, answer: str, judge: Judge) -> bool:
     if _key(gold) == _key(answer):
         return True
     if not is_text(gold):
-        answer = LETTER_LAST.sub("", LETTER_FIRST.sub("", answer))
+        answer = LETTER_LAST.sub("", LETTER_FIRST.sub("", answer)).rstrip()
     if (number := read_number(gold)) is not None and not GLUED_LETTER.search(gold):
         return any(_is_worth(number, gold, reading, judge) for reading in readings(answer))
     if is_text(gold):
@@ -77,7 +78,7 @@ def _key(text: str) -> str:
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _is_worth(number, gold: str, answer: str, judge: Judge) -> bool:
+def _is_worth(number, gold: str, answer: str, judge: Judge, nested: int = MAX_NESTED) -> bool:
     found = read_number(answer)
     if found is not None:
         return number.is_worth(found)
@@ -85,7 +86,8 @@ def _is_worth(number, gold: str, answer: str, judge: Judge) -> bool:
     if len(parts) != 1:  # "15 39/40 or 639/40" is one answer
         return len(parts) > 1 and all((part := read_number(text)) and number.is_worth(part) for text in parts)
     if parts[0] != answer:
-        return any(_is_worth(number, gold, reading, judge) for reading in readings(parts[0]))
+        deeper = readings(parts[0]) if nested else []
+        return any(_is_worth(number, gold, reading, judge, nested - 1) for reading in deeper)
     answer = without_units(answer)
     return not has_words(answer) and judge(gold, answer)
 
@@ -316,7 +318,7 @@ def as_interval(text: str) -> str | None:
     ('(0,12.5]', '(-\\infty,3)', '(-\\infty,1]\\cup(2,\\infty)')
     """
     text = re.sub(r"^(?:\\\{)?\s*[a-z]\s*(?:\\mid|\\vert|[|:])\s*|\\\}$|^\\text\{\s*all\s*\}\s*", "", text)
-    if match := re.fullmatch(r"([\[\]])([^()\[\]]+,[^()\[\]]+)([\[\]])", text):  # ]2, 3[, as in French
+    if match := re.fullmatch(r"([\[\]])([^()\[\],]+,[^()\[\]]+)([\[\]])", text):  # ]2, 3[, as in French
         return ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]")
     if (both := BOTH.match(text)) and (joined := _between(*both.groups())):
         text = joined
@@ -356,7 +358,9 @@ def _between(first: str, second: str) -> str | None:
         if match is None:
             return None
         name, relation, bound, left_bound, left_relation, right_name = match.groups()
-        name, relation, bound = (name, relation, bound) if name else (right_name, _flipped(left_relation), left_bound)
+        name, relation, bound = (
+            (name, relation, bound) if name else (right_name, _flipped(left_relation), left_bound.strip())
+        )
         upper = relation in (r"\le", "<", r"\lt")
         bounds[upper] = f"{name} {relation} {bound}" if upper else f"{bound} {_flipped(relation)} "
     return bounds[False] + bounds[True] if len(bounds) == 2 else None
@@ -373,7 +377,7 @@ def without_units(text: str) -> str:
     ('3\\sqrt{13}', '2\\pi \\text{ if odd}', '\\pi')
     """
     match = UNIT_AT_END.search(text)
-    if match and match.start() and is_unit(match.group(1)):
+    if match and text[: match.start()].strip() and is_unit(match.group(1)):
         text = text[: match.start()]
     return re.sub(r"\^\\circ(?![a-zA-Z])|^\\\$\s*|\s*\\\$$", "", text).strip()
 

@@ -252,7 +252,7 @@ def _repeating(text: str) -> Fraction:
 
 
 def _in_base(numeral: str, base: str, sign: int) -> Number | None:
-    known = int(base) if base.isdigit() else (WORDS | BASES).get(base.lower())
+    known = int(base) if base.isdecimal() else (WORDS | BASES).get(base.lower())
     if known is None or not 2 <= known <= 36:
         return None
     try:
@@ -304,7 +304,7 @@ def is_unit(rest: str) -> bool:
     rest = re.sub(r"\\(?:degree|circ|mu|ell|AA|prime)(?![a-zA-Z])|\^\s*\\circ", "", rest).strip()
     rest = re.sub(r"^\\?[pb]mod\b.*|\\pmod\s*\{?\w+\}?$", "", rest).strip()
     if not re.fullmatch(
-        r"(?:[A-Za-z%µÅ'.,/()\[\]\- ]|(?<=[A-Za-z)])\^\s*\{?\s*-?[1-4]\s*\}?|(?<=[a-z])[23](?!\d))*", rest
+        r"(?:[A-Za-z%µÅ'.,/()\[\]\- ]|(?<=[A-Za-z)])\^\s*\{?\s*-?[1-4](?:\s*\})?|(?<=[a-z])[23](?!\d))*", rest
     ):
         return False
     named = re.findall(r"[A-Za-zµÅ]+", rest)

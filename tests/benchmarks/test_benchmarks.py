@@ -6,15 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from attention_rhythm.errors import ReproError
-from attention_rhythm.signals.attention import attention_of_layers
 from benchmarks import attention, attention_cuda, growth, perturbation, rl_step
 from benchmarks.record import make_claim, report
 from benchmarks.worker import Worker, measured
-from tests.support import zoo
-from tests.support.models import build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,13 +23,14 @@ def run(module, *arguments):
 
 
 @pytest.fixture
-def tiny(monkeypatch, tiny_model_folder):
-    """A tiny model in the place of the one that is measured."""
+def tiny(monkeypatch):
+    """A tiny model of the same type in the place of the one that is measured."""
     from attention_rhythm import models
+    from tests.support.models import Letters, build
 
-    load_model = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda *_, **__: load_model(tiny_model_folder))
-    return models.load_model()[0]
+    model = build("llama").eval()
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: (model, Letters()))
+    return model
 
 
 def test_measured_sees_time_and_memory():
@@ -69,22 +66,6 @@ def test_every_method_of_attention_runs(tiny, name):
     assert tiny.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
-def test_the_model_with_windows_has_the_same_weights(kind):
-    model = build(kind)
-    windowed = attention.with_window(model, 4)
-    assert {layer.window for _, layer in attention_of_layers(windowed)} == {4}
-    ids = torch.arange(1, 13)[None]
-    with torch.no_grad():
-        torch.testing.assert_close(windowed(input_ids=ids[:, :4]).logits, model(input_ids=ids[:, :4]).logits)
-        assert not torch.allclose(windowed(input_ids=ids).logits[:, -1], model(input_ids=ids).logits[:, -1])
-
-
-def test_a_model_of_another_kind_gets_no_windows():
-    with pytest.raises(ReproError, match="gpt2"):
-        attention.with_window(zoo.build("gpt2"))
-
-
 def test_attention_can_be_measured_in_parts():
     def rows(dtype, length, value):
         return [{"dtype": dtype, "length": length, "method": name, "value": value} for name in ("signals", "forward")]
@@ -102,6 +83,27 @@ def test_attention_claims_are_ratios_within_a_round():
     found = {claim["claim"]: claim for claim in attention.claims(rows)}
     assert found["signals_of_forward"]["value"] == 0.6 and found["signals_of_forward"]["held"]
     assert set(found) == {"signals_of_forward", "signals_mib"}  # a method that did not fit claims nothing
+
+
+def test_what_lies_behind_all_windows_changes_nothing(tiny):
+    import torch
+
+    ids = torch.full((1, tiny.config.num_hidden_layers * (attention.WINDOW - 1) + 2), 5)
+    other = ids.clone()
+    other[0, 0] = 6
+    for model, same in ((tiny, False), (attention.with_windows(tiny), True)):
+        with torch.no_grad():
+            assert torch.equal(model(ids).logits[0, -1], model(other).logits[0, -1]) == same
+
+
+def test_an_earlier_version_is_a_method_of_its_own():
+    rows = [
+        {"dtype": "float32", "length": 512, "method": name, "rounds": rounds, "above_weights_mib": 1.0}
+        for name, rounds in {"signals": [6, 9], "signals before": [6, 10]}.items()
+    ]
+    found = {claim["claim"]: claim["value"] for claim in attention.claims(rows)}
+    assert found["signals_of_before"] == pytest.approx(0.95)
+    assert [row["method"] for row in attention.merged([], rows[::-1])] == ["signals", "signals before"]
 
 
 def test_eager_attention_is_not_tried_where_it_cannot_fit():

@@ -5,6 +5,7 @@ import itertools
 import pandas as pd
 import pytest
 
+from attention_rhythm.files import read_json
 from figures import fig_architectures
 from figures.table_sensitivity import SHORT
 
@@ -45,3 +46,18 @@ def test_the_figure_has_a_row_a_reading_and_a_panel_a_statistic(record):
     fig.canvas.draw()
     assert len(fig.axes) == len(SHORT)
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == list(READINGS)
+
+
+def test_what_the_docs_say_of_the_recorded_run_is_so():
+    record = read_json(fig_architectures.RESULTS / "architectures.json")
+    statistics = pd.DataFrame(record["statistics"])
+
+    def there(name):
+        readings = dict.fromkeys(statistics["reading"])
+        return {r: fig_architectures.one(statistics, r, name, "trained", "own", "band")["there"] for r in readings}
+
+    assert there("waad_peak_entropy") == {
+        "softmax": True, "hybrid, gated DeltaNet layers": False, "hybrid, softmax layers": True, "mamba2": True,
+    }  # fmt: skip
+    assert set(there("fai_follows_or_coincides_waad").values()) == {False}
+    assert max(record["policies"].items(), key=lambda item: item[1]["held_out_loss"])[0] == "softmax"

@@ -6,7 +6,7 @@ import torch
 from attention_rhythm.generation.base import GenerationError, SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.generation.proof import regimes
-from attention_rhythm.signals.plain_attention import UnsupportedAttention
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from tests.support import zoo
 from tests.support.generation import distance, generation_verdict, greedy
 from tests.support.models import Letters

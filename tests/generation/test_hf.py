@@ -22,7 +22,7 @@ from attention_rhythm.generation.base import GenerationError, SamplingConfig
 from attention_rhythm.generation.choice import Rows, make_decoder, shared_prefix_refusal
 from attention_rhythm.generation.decoding import CacheDecoder, PrefixDecoder
 from attention_rhythm.generation.hf import HFGenerator, Repetition, continue_rows, draw, uniform_draws
-from attention_rhythm.signals.plain_attention import UnsupportedAttention
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from tests.support.generation import distance, greedy
 
 SIZES = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, max_position_embeddings=256)
@@ -161,7 +161,7 @@ def test_shared_prefixes_are_used_up_to_the_window_and_the_cache_beyond_it():
     rows = Rows([torch.arange(1, 20)], [0, 0], [19, 19], [4, 4])
     assert rows.reach == 24 and isinstance(make_decoder(model, rows), PrefixDecoder)
     assert isinstance(make_decoder(model, replace(rows, limits=[4, 5])), CacheDecoder)
-    assert shared_prefix_refusal(model, 25) == "a layer sees 24 of 25 tokens (a window)"
+    assert shared_prefix_refusal(model, 25) == "layer 0 sees 24 of 25 tokens (a window)"
     assert shared_prefix_refusal(make("llama-gqa"), 100_000) is None
 
 
@@ -297,5 +297,5 @@ def test_what_cannot_be_generated_is_said_in_a_sentence():
     ],
 )
 def test_what_is_no_model_is_said_in_a_sentence(wrap, says):
-    with pytest.raises(GenerationError, match=says):
+    with pytest.raises(UnsupportedAttention, match=says):
         HFGenerator(wrap(make("qwen3")), Letters())

@@ -9,7 +9,7 @@ import torch
 from transformers.models.qwen3_next.modeling_qwen3_next import l2norm, torch_chunk_gated_delta_rule
 
 from attention_rhythm.signals import dense, implicit
-from attention_rhythm.signals.plain_attention import UnsupportedAttention
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.reading import SignalConfig, combine_heads
 from tests.support.mixers import KINDS, build_mixers
 

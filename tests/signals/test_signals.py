@@ -15,7 +15,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from attention_rhythm.signals.plain_attention import UnsupportedAttention
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.reading import SignalConfig, attention_signals, mean_over, right_padding
 
 SIZES = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)

@@ -1,15 +1,19 @@
-"""Grade hostile completions, made at random from a seed: `python -m tests.support.hostile COUNT SEED`.
+"""Hostile completions, made at random from a seed. `python -m tests.support.hostile COUNT SEED` grades some of them.
 
 Prints, as JSON, the slowest grading of each grader and how many were right. test_outside.py runs it where every call
-to the system is written down (audit/).
+to the system is written down (audit/); tests/tasks/test_hostile.py holds the graders to their time.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import time
+from pathlib import Path
+
+from attention_rhythm.tasks.math_judge import shared_judge
 
 TEXT = (
     "42", "-7", "3.14", "1,000", "x", "y^2", "B", "arnold", "the answer is", "Answer:", "####", "\n", " ", "= ",
@@ -42,6 +46,49 @@ WRAPS = (
 )  # fmt: skip
 
 
+# What the rules of the graders look for. Over and over, each makes a rule slow that tries every way to split a text.
+UNITS = (
+    # what ends, joins and lists answers
+    ". ", "a. ", ", ", ",", ";", ": ", "!? ", "? A", "...", "…", "1…", "\n", " ", "\t", "\f", "A or ", "or A ", "A ",
+    "A) ", "(A) ", "(A", "A. B. ", "B, ", "and ", " or ", "maybe ", "not A ", "not ", "A is wrong. ", "n't ",
+    "neither ", "no, ", "wait ", "wait, no ", "actually $", "since ", ", since ", " (since ", "because ", "who ",
+    " in house ", "Arnold ", "Arnold, ", "House 1: ", "it is ", "is: ", "owned by ", "next to ", "Therefore, ", "'s ",
+    " - ", '"', "'", "the answer is ", "the answer is 1. ", "answer: ", "Answer:\n", "option ", "choose ", "(about ",
+    "(about 1)", "(≈",
+    # marks
+    "#", "#### ", "#### 1 ", "#### 1\n", "*", "* ", " * ", "**", "**1**", "_", "__", "`", "```\n", "$", "$$", "$1$",
+    "$1$ and ", r"\(", r"\(1\)", r"\[", r"\]", "<think>", "</think>", "<think></think>", "[think]", "<think ",
+    "◁think▷", "<|", "<|im_end|>", "</s>", "<|channel|>analysis", "<answer>", "</answer>", "<answer></answer>",
+    "<answer>1</answer>", r"\boxed{", r"\boxed{1}", r"\boxed{1} and ", r"\boxed{}", r"\boxed 1 ", r"\fbox{", "<b>",
+    "</b>", "\x01", "\x02",
+    # numbers, units and what they are mistaken for
+    "1,", "1, ", "1 000 ", "1.", ".1", "1e1", "1/", "1 / ", "1 1/2 ", "1 and 1/2 ", "(1)/(2)", ")/(", "^{1}/_{2}", "1½",
+    "½", "√", "√(", "²", "²⁄", "×10^", "10^", r"\overline{", "0.1\\bar", "1_", "_{(base ", "base ①", "5 base ①", "①",
+    "٤", "million ", "hundred ", "one hundred ", "twenty-", "half ", "third ", "cm ", "cm/", "m^2 ", "m^{2} ", "km/h ",
+    "US$", "€ 1", "%", "1 %", "°", "^o", "degrees ", "out of ٤", "squared ", "pi ", "sqrt(", "sin ", "np.", "**2", "1*",
+    "{,}",
+    # LaTeX
+    "{", "}", "{}", "{1}", "(", ")", "()", "(1)", "[", "[(", "-", "+", "=", "1=", "x", "x=", "x = 1, ", "x = 1 ", "x<",
+    r"x \le ", r"\le ", "x > 1 and ", "x ∈ ", "∪", "∞", r"(1,2)\cup", "(1,2) ", r"\text{", r"\text{}", r"\text{ and }",
+    r"\text{\text{a}}", r"\text{is}", r"\mathbf{", r"\bf ", r"\color{red}", r"\frac", r"\frac{", r"\frac{1}{2}",
+    r"\over ", r"{1\over 2}", r"{1 \over ", r"\sqrt{", r"\left(", r"\right)", r"\begin{array}", r"(\begin{array}",
+    r"\end{array}", r"\begin{pmatrix}", r"\begin{aligned}", "&", "\\", r"\\", r"\ ", r"\,", r"\!", r"\{", r"\}", r"\$",
+    r"\approx ", r"\pmod{", r"\Omega", "^{", "^2", "_1", "x_{1}", "|", r"\mid",
+)  # fmt: skip
+NESTED = (
+    ("(", ")"), ("{", "}"), ("[", "]"), (r"\text{", "}"), (r"\frac{1}{", "}"), ("{", r"\over 2}"), (r"\sqrt{", "}"),
+    (r"\mathbf{", "}"), (r"\boxed{", "}"), ("<answer>", "</answer>"), ("<think>", "</think>"), ("(,x=", ")"),
+    ("(1, as required, ", ")"), (r"\{", r"\}"), (r"\begin{aligned}", r"\end{aligned}"), ("**", "**"), ("$", "$"),
+    (r"x \approx (", ")"), (r"\left(", r"\right)"), ("\x01", "\x02"), ("^{", "}"), ("|", "|"), ('"', '"'),
+)  # fmt: skip
+PLACES = (
+    "@", r"\boxed{@}", r"\boxed{5 @}", r"\boxed{x @}", r"\boxed{(@)}", r"\boxed{\text{@}}", "<answer>@</answer>",
+    "#### @", "<answer>a b c d e the answer is @</answer>", "The answer is @", "Answer: @\n", "The owner is @", "**@**",
+    "$@$", "(A) @", "12 @ 34", "<think>@</think>", r"\boxed{1}@\boxed{2}",
+)  # fmt: skip
+LENGTHS = (1_900, 20_000, 100_000)  # the first is below what is read of an answer, and of a text without one
+
+
 def hostile(rng: random.Random) -> str:
     """Fragments, wrapped in each other, some of it cut, moved or struck."""
     text = ""
@@ -57,6 +104,39 @@ def hostile(rng: random.Random) -> str:
         stray = chr(rng.randrange(1, 0x3000))
         text = rng.choice((text[:start] + text[end:], text[end:] + text[:end], text[:start], text[:start] + stray))
     return text
+
+
+def aimed(rng: random.Random) -> str:
+    """Units over and over, or in each other, up to 100,000 characters."""
+    length = rng.choice(LENGTHS)
+    if rng.random() < 0.3:
+        pairs = rng.choices(NESTED, k=rng.choice((1, 1, 2)))
+        before, after = "".join(pair[0] for pair in pairs), "".join(pair[1] for pair in reversed(pairs))
+        times = length // len(before + after)
+        text = before * times + rng.choice(UNITS) + after * times
+    else:
+        unit = "".join(rng.choices(UNITS, k=rng.choice((1, 1, 2, 3))))
+        text = rng.choice(("", *UNITS)) + unit * (length // len(unit)) + rng.choice(("", "~", "x", ")", "}", " z", "."))
+    return rng.choice(PLACES).replace("@", text)
+
+
+def numbered(number: int) -> str:
+    """The hostile text of a number, always the same: fragments in each other, or aimed at the rules, half and half."""
+    rng = random.Random(number)
+    return hostile(rng) if number % 2 else aimed(rng)
+
+
+def processor_seconds() -> float:
+    """What this process and the processes of its judge have taken of processor time; a busy machine adds nothing."""
+    seconds = time.process_time()
+    nursery = shared_judge()._nursery
+    if nursery is not None:
+        pid = nursery[0].pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for name in (str(pid), *children):
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # its own, and of children that ended
+    return seconds
 
 
 def main(count: int, seed: int) -> None:

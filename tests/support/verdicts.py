@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 
 from attention_rhythm.errors import ReproError
 from attention_rhythm.signals import dense, implicit
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.forward import forward_statistics, response_statistics
 from attention_rhythm.signals.heads import head_sets
-from attention_rhythm.signals.plain_attention import UnsupportedAttention
 from attention_rhythm.signals.reading import SignalConfig, Signals, attention_signals, combine_heads
 
 # (prompt, response) tokens: longer than the zoo's windows; on both sides of where its rotary frequencies change (40)

@@ -3,7 +3,7 @@
 import pytest
 
 from attention_rhythm.tasks import grading
-from attention_rhythm.tasks.answers import final_answer
+from attention_rhythm.tasks.answers import final_answer, shown
 from attention_rhythm.tasks.choices import chosen, stated_answer
 from attention_rhythm.tasks.math_answers import same_answer
 from attention_rhythm.tasks.math_judge import UNDECIDED, Verdict
@@ -55,6 +55,18 @@ def test_the_last_of_what_is_said_to_be_the_answer(response, answer):
     assert final_answer(response) == answer
 
 
+@pytest.mark.parametrize(
+    ("prose", "expression"),
+    [
+        ("So it is x = 3, y = 5", "x = 3, y = 5"),  # a pair
+        ("For x = 3, y = 5", "y = 5"),  # a value under a condition
+        ("We get (3, 4), and that is it", "(3, 4)"),  # no expression ends in "and"
+    ],
+)
+def test_the_whole_expression_around_the_last_number(prose, expression):
+    assert shown(prose) == expression
+
+
 def test_of_two_answers_of_a_choice_the_later_counts():
     assert stated_answer(r"\boxed{A}, no: <answer>B</answer>") == "B"
     assert stated_answer(r"<answer>B</answer>, no: \boxed{A}") == "A"
@@ -98,6 +110,15 @@ def test_answers_that_differ_are_not_left_to_the_judge(gold, answer):
 )
 def test_one_number_in_two_forms(gold, answer):
     assert same_answer(gold, answer, lambda *_: False)
+
+
+def test_an_answer_is_as_long_as_its_latex(monkeypatch):
+    asked = []
+    monkeypatch.setattr(grading, "same_answer", lambda gold, answer, judge: bool(asked.append(answer)))
+    most = grading.MAX_ANSWER // len(r"\infty ")
+    for times in (most, most + 1):
+        grading.grade(Problem("m", "?", "1", "math500"), rf"\boxed{{{'∞' * times}}}")
+    assert asked == ["∞" * most]
 
 
 def test_an_answer_that_is_too_long_to_be_one_is_wrong_and_kept_in_part():
