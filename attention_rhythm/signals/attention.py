@@ -342,6 +342,7 @@ def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], 
     if model not in _asked:
         calls: list[tuple[int, Attention]] = []
         last = LastCall()
+        decoder = backbone(model)  # before: to find it, a pass may be needed, whose calls are not to be counted
 
         def note(module, query, key, value, attention):
             if not last.repeated(module.layer_idx, query, key):

@@ -3,8 +3,12 @@
 docs/models.md says which, and is held to it here. What a verdict is: `tests/support/verdicts.py`.
 """
 
+from dataclasses import replace
+
 import pytest
 
+from attention_rhythm.signals import architecture
+from tests.support import verdicts as support
 from tests.support import zoo
 from tests.support.generation import generation_verdict
 from tests.support.models_page import PAGE, row, rows
@@ -60,6 +64,35 @@ def check(name):
         assert verdict in ("right", "none") or verdict.startswith("refused: "), verdict
         assert not verdict.startswith("refused: ") or model.config.model_type in verdict
     assert rows(PAGE.read_text(encoding="utf-8"))[name] == row(name, found, generation_verdict(zoo.build(name)))
+
+
+def shifted(read, **by):
+    """A reading whose values are off by so much."""
+
+    def wrong(*args, **kwargs):
+        found = read(*args, **kwargs)
+        return replace(found, **{name: getattr(found, name) + value for name, value in by.items()})
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("by", "says"),
+    [({"waad": 3e-4}, "WAAD off by 3e-04"), ({"fai": 2e-4}, "FAI off by 2e-04"), ({"layers": 1}, "layers")],
+)
+def test_a_verdict_says_what_is_wrong(monkeypatch, by, says):
+    monkeypatch.setattr(support, "attention_signals", shifted(support.attention_signals, **by))
+    found = verdicts(zoo.build("qwen3"))
+    assert (
+        says in found.streaming and found.streaming.startswith("wrong: ") and found.fused == found.logprobs == "right"
+    )
+
+
+def test_a_log_probability_of_a_batch_with_other_mates_is_wrong(monkeypatch):
+    """Frequencies of the longest sequence for all of them, as transformers has them."""
+    monkeypatch.setattr(architecture, "length_matters", lambda model: False)
+    found = verdicts(zoo.build("phi3/longrope"))
+    assert "log-probability off by" in found.logprobs and "WAAD off by" in found.streaming
 
 
 @pytest.mark.parametrize("name", FEW)
