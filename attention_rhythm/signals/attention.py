@@ -342,7 +342,6 @@ def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], 
     if model not in _asked:
         calls: list[tuple[int, Attention]] = []
         last = LastCall()
-        decoder = backbone(model)  # before: to find it, a pass may be needed, whose calls are not to be counted
 
         def note(module, query, key, value, attention):
             if not last.repeated(module.layer_idx, query, key):
@@ -350,7 +349,7 @@ def attention_of_layers(model: PreTrainedModel) -> tuple[tuple[int, Attention], 
             return query.new_zeros(*query.shape[:3], value.shape[3])  # what comes of it is not looked at
 
         try:
-            decoder = backbone(model)  # which may take a pass of its own
+            decoder = backbone(model)  # to find it, a pass may be needed, whose calls are not to be counted
             with described_attention(model, note):
                 decoder(input_ids=some_tokens(model), use_cache=False)
             _asked[model] = _Asked(tuple(calls))
