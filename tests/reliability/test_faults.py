@@ -285,7 +285,7 @@ def vllm_generator(engine, monkeypatch):
                          "vllm.v1.engine.exceptions": exceptions}.items():  # fmt: skip
         monkeypatch.setitem(sys.modules, name, module)
     generator = VLLMGenerator.__new__(VLLMGenerator)
-    generator.sleeps = False
+    generator.sleeps, generator.penalty = False, 1.0
     generator.llm, generator.context, generator.stops, generator.tokenizer = engine, 256, set(), Letters()
     return generator
 

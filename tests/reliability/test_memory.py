@@ -12,6 +12,8 @@ from attention_rhythm.generation.base import SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.generation.resumable import Request, complete
 from attention_rhythm.memory import OutOfMemory, halved_once, in_halves, is_out_of_memory
+from attention_rhythm.signals.attention import check_implementation
+from attention_rhythm.signals.forward import batches_without_padding
 from attention_rhythm.signals.reading import SignalConfig
 from evaluation.settings import ModelSettings, Run
 from tests.support.models import Letters
@@ -150,6 +152,8 @@ def test_a_gradient_step_that_ran_out_of_memory_half_way_counts_nothing_twice(tm
         return TrainActor(model, OptimConfig(micro_batch=4), tmp_path).step(*experience)
 
     broken, calls = build(), []
+    check_implementation(broken)  # what a model is made of is found out in passes of their own, once
+    batches_without_padding(broken, torch.tensor([2]), 2)
 
     def out_of_memory_once(module, arguments):
         calls.append(arguments)
