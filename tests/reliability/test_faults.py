@@ -23,6 +23,7 @@ from attention_rhythm import files
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import locked, read_json, resume_jsonl, write_json
 from attention_rhythm.generation.base import GenerationError, SamplingConfig
+from attention_rhythm.generation.conventions import ResponseText
 from attention_rhythm.generation.resumable import Request, complete
 from attention_rhythm.generation.vllm import VLLMGenerator
 from attention_rhythm.models import load_model
@@ -287,6 +288,7 @@ def vllm_generator(engine, monkeypatch):
     generator = VLLMGenerator.__new__(VLLMGenerator)
     generator.sleeps, generator.penalty = False, 1.0
     generator.llm, generator.context, generator.stops, generator.tokenizer = engine, 256, set(), Letters()
+    generator.text = ResponseText(generator.tokenizer, generator.stops)
     return generator
 
 

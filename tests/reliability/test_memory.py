@@ -160,7 +160,7 @@ def test_a_gradient_step_that_ran_out_of_memory_half_way_counts_nothing_twice(tm
         if len(calls) == 2:  # the gradient of the first micro-batch is there
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    broken.get_decoder().register_forward_pre_hook(out_of_memory_once)
+    broken.get_decoder().layers[0].register_forward_pre_hook(out_of_memory_once)
     metrics, expected = step(broken), step(build())
     assert len(calls) == 2 + 3
     for name in ("loss", "grad_norm", "tokens", "ratio_mean"):
