@@ -152,8 +152,7 @@ def main(count: int, seed: int) -> None:
         Problem("c", "?", "B", "crossthink_qa", choices=("first", "second")),
         Problem("z", "?", "arnold", "zebra"),
     ]
-    for problem in problems:
-        grade(problem, r"\boxed{1}")  # the judge starts
+    assert grade(Problem("j", "?", "x + y", "math500"), r"\boxed{y + x}").correct  # the judge starts
     sitecustomize.armed = True
     rng = random.Random(seed)
     slowest = {problem.task: (0.0, "") for problem in problems}
