@@ -63,6 +63,10 @@ class HeadStatistics:
     waad: Float[Tensor, "B L H N"]  # by row t, in tokens
     fai: tuple[Float[Tensor, "B L H N"], ...]  # one for each horizon, by column s; NaN where T(s) is empty
 
+    def at(self, rows: Int[Tensor, "b"]) -> HeadStatistics:
+        """Those of some sequences, in this order."""
+        return HeadStatistics(self.layers, self.span[rows], self.waad[rows], tuple(f[rows] for f in self.fai))
+
 
 class _LastLayerRead(Exception):
     """Ends a forward pass whose remaining layers nobody needs."""
@@ -371,16 +375,11 @@ def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
 def in_batches(
     model: PreTrainedModel,
     response: Bool[Tensor, "B N"],
-    lengths: Int[Tensor, "B"] | None,
+    lengths: Int[Tensor, "B"],
     read: Callable[[Tensor, int], tuple[HeadStatistics, tuple[Tensor, ...]]],
 ) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
-    """`read(rows, width)` of the rows that may stand in one batch, put together; NaN where a row was cut.
-
-    lengths: of the sequences; None: each ends with its response.
-    """
+    """`read(rows, width)` of the rows that may stand in one batch, put together; NaN where a row was cut."""
     width = response.shape[1]
-    if lengths is None:
-        lengths = (response * torch.arange(1, width + 1, device=response.device)).amax(1)
     parts = []
     for rows, own in read_alone(model, lengths, width):
         with fresh_positions(model):
@@ -388,14 +387,24 @@ def in_batches(
     if len(parts) == 1 and parts[0][0].waad.shape[-1] == width:
         return parts[0]
 
-    def together(tensors: list[Tensor]) -> Tensor:
-        return torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("nan")) for x in tensors])
+    others = tuple(_one_below_another(list(x), width) for x in zip(*(part[1] for part in parts), strict=True))
+    return together([part[0] for part in parts], width), others
 
-    statistics = [part[0] for part in parts]
-    fai = tuple(together(list(f)) for f in zip(*(s.fai for s in statistics), strict=True))
-    spans, waads = torch.cat([s.span for s in statistics]), together([s.waad for s in statistics])
-    others = tuple(together(list(x)) for x in zip(*(part[1] for part in parts), strict=True))
-    return HeadStatistics(statistics[0].layers, spans, waads, fai), others
+
+def together(parts: Sequence[HeadStatistics], width: int) -> HeadStatistics:
+    """The statistics of several batches as those of one, N = width; NaN where a batch was narrower."""
+    fai = tuple(_one_below_another(list(f), width) for f in zip(*(s.fai for s in parts), strict=True))
+    spans, waads = torch.cat([s.span for s in parts]), _one_below_another([s.waad for s in parts], width)
+    return HeadStatistics(parts[0].layers, spans, waads, fai)
+
+
+def _one_below_another(tensors: Sequence[Tensor], width: int) -> Tensor:
+    return torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("nan")) for x in tensors])
+
+
+def ends(response: Bool[Tensor, "B N"]) -> Int[Tensor, "B"]:
+    """Tokens of each right-padded sequence up to the last of its response."""
+    return (response * torch.arange(1, response.shape[1] + 1, device=response.device)).amax(1)
 
 
 @torch.no_grad()
@@ -425,4 +434,4 @@ def head_statistics(
             model(input_ids=input_ids[rows, :width], use_cache=False, logits_to_keep=1)
         return recorder.statistics(), ()
 
-    return in_batches(model, response, lengths, read)[0]
+    return in_batches(model, response, ends(response) if lengths is None else lengths, read)[0]
