@@ -42,6 +42,7 @@ class FastLinear(nn.Linear):
     """`nn.Linear` whose float32 products on a CPU are oneDNN's."""
 
     def forward(self, x: Float[Tensor, "*rows K"]) -> Float[Tensor, "*rows N"]:
+        """x W^T + b, in the unit of both."""
         exact = x.dtype == self.weight.dtype == torch.float32 and x.device.type == "cpu"
         if not exact or x.numel() * self.out_features < _SMALL or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
@@ -56,7 +57,7 @@ def _product(x: Float[Tensor, "*rows K"], weight: Float[Tensor, "N K"], bias: Te
 
 
 class _Product(torch.autograd.Function):
-    """x W^T + b with its gradients."""
+    """x W^T + b, in the unit of both, with its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, "M K"], weight: Float[Tensor, "N K"], bias: Tensor | None) -> Tensor:

@@ -115,7 +115,7 @@ def compact_batch(
 def compact_hidden_states(
     model: PreTrainedModel, batch: Compact, attend: Sequence[AttentionFunction] | None = None
 ) -> Float[Tensor, "B N D"]:
-    """What the decoder hands to the output head, of padded sequences; at padding it is anything.
+    """What the decoder hands to the output head, of padded sequences; at padding it is anything. In no unit.
 
     Differentiable as far as `attend` is: an attention function for each group; None: the layers' own attention.
     """

@@ -57,13 +57,23 @@ def batches_without_padding(
     """
     if not is_causal(model):
         raise UnsupportedAttention(f"{model.config.model_type} is not causal: its tokens see what comes after them")
+    if model not in _keys_known:
+        _keys_known[model] = _knows_its_keys(model)
+    return read_alone(model, lengths, width, always=not _keys_known[model])
+
+
+_keys_known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def _knows_its_keys(model: PreTrainedModel) -> bool:
+    """Whether which keys a token sees follows from its place alone, in every layer of attention."""
     kinds = getattr(text_config(model), "layer_types", None) or ()
-    known = not any(word in kind for kind in kinds for word in _CHOOSING)
+    if any(word in kind for kind in kinds for word in _CHOOSING):
+        return False
     try:
-        known = known and (not attention_modules(model) or bool(attention_of_layers(model)))
+        return not attention_modules(model) or bool(attention_of_layers(model))
     except UnsupportedAttention:
-        known = False
-    return read_alone(model, lengths, width, always=not known)
+        return False
 
 
 @torch.no_grad()

@@ -122,7 +122,7 @@ def test_both_sides_of_the_perturbation_benchmark_decode_the_same(tiny_model_fol
 
 
 def test_a_step_of_our_loop():
-    answer, _ = rl_step.ours(32)
+    answer, _ = rl_step.ours()
     step = answer(None)
     assert set(step["phases"]) == set(rl_step.PHASES) and step["tokens"] > 256 and step["gamma"] > 0
     ours = rl_step.summary([step])
