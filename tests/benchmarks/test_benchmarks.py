@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attention_rhythm.errors import ReproError
-from benchmarks import attention, attention_cuda, growth, perturbation, rl_step
+from benchmarks import attention, attention_cuda, growth, perturbation, real_step, rl_step
 from benchmarks.record import make_claim, report
 from benchmarks.worker import Worker, measured
 
@@ -128,6 +128,46 @@ def test_a_step_of_our_loop():
     ours = rl_step.summary([step])
     assert ours["tokens_per_second"] == step["tokens"] / step["wall_seconds"]
     assert ours["signals_seconds"] == step["signals"]
+
+
+def a_real_step():
+    """Seconds as if they had been measured: the second round of reading is slower by a half."""
+    reading = [{"plain": 20.0, "fused": 21.0, "separate": 30.0, "dense": 60.0}, {"plain": 30.0, "fused": 32.0}]
+    return {"generate": [40.0, 60.0], "reading": reading, "reward": [1.0], "credit": [0.5], "update": [98.0, 100.0]}
+
+
+def test_signals_are_what_reading_takes_longer_with_them_within_a_round():
+    found = real_step.summary(a_real_step())
+    assert found["signals_seconds"] == {"fused": 1.5, "separate": 10.0, "dense": 40.0}
+    assert found["phase_seconds"] == {"generate": 50.0, "reward": 1.0, "credit": 0.5, "update": 99.0, "read": 25.0}
+    assert found["shares"]["separate"] == (10.0 + 0.5) / (50.0 + 1.0 + 0.5 + 99.0 + 25.0 + 10.0)
+
+
+def test_eager_maps_are_a_number_beside_the_claims():
+    held = {c["claim"]: c["held"] for c in real_step.claims({"tiny": real_step.summary(a_real_step())})}
+    assert held == {"fused_of_real_step": False, "separate_of_real_step": False, "dense_of_real_step": None}
+
+
+def test_a_real_step_needs_four_numbers_a_weight_and_the_logits():
+    sizes = real_step.Sizes(tokens=256, micro_batch=2)
+    assert real_step.needed_gib(2**20, 2**17, 0, 0, 0, sizes) == (4 * 2**20 + 512 * 3 * 2**17) * 4 / 2**30
+
+
+def test_a_real_step_reads_and_learns_from_every_response(tiny_model_folder):
+    from attention_rhythm.models import load_model
+
+    model, tokenizer = load_model(tiny_model_folder)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    step = real_step.Step(model, tokenizer, real_step.Sizes(prompts=2, samples=2, tokens=30, forward_batch=2))
+    phases = {name: getattr(step, name) for name in ("generate", "read", "reward", "credit", "update")}
+    found = real_step.measure(lambda request: phases[request[0]](*request[1:]), rounds=3)
+    assert [sorted(seconds) for seconds in found["reading"]] == [["dense", "fused", "plain", "separate"]] * 2 + [
+        ["fused", "plain"]
+    ]
+    assert step.rollout.response.sum(1).tolist() == [30] * 4, "no response ends by itself"
+    shaped = step.shaped[step.rollout.response]
+    assert bool((shaped != 0).all()) and len(shaped.unique()) > 2
+    assert all(not weight.equal(before[name]) for name, weight in model.named_parameters())
 
 
 @pytest.mark.parametrize("name", growth.PASSES)
