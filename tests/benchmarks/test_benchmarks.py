@@ -177,9 +177,9 @@ def test_growth_cuts_the_model_and_costs_something(tiny, name):
     assert cost["wall_seconds"] > 0 and cost["above_mib"] >= 0
 
 
-def synthetic_growth():
+def synthetic_growth(of_token=3.0):
     rows = [
-        {"pass": name, "axis": axis, axis: value, "wall_seconds": value**1.2, "above_mib": 3.0 * value}
+        {"pass": name, "axis": axis, axis: value, "wall_seconds": value**1.2, "above_mib": of_token * value}
         for name, (axis, (_, values)) in itertools.product(growth.PASSES, growth.SERIES.items())
         for value in values
     ]
@@ -192,12 +192,50 @@ def test_exponents_are_slopes_of_logarithms():
     assert growth.exponent([1, 2, 4], [0.0, 1.0, 2.0]) == {"exponent": None, "ci": [None, None]}
 
 
+def test_memory_of_a_token_is_a_slope_without_what_does_not_grow():
+    rows = [
+        {"pass": "separate", "axis": "length", "length": n, "above_mib": 100 + n * 5000 / 2**20}
+        for n in (512, 1024, 4096)
+    ]
+    each, interval = growth.bytes_of_token(rows)
+    assert each == pytest.approx(5000) and interval == pytest.approx([5000, 5000])
+
+
+@pytest.mark.parametrize(("bytes_of_token", "held"), [(12 * 576 - 1, True), (12 * 576 + 1, False)])
+def test_a_token_may_take_twelve_bytes_times_the_hidden_size(bytes_of_token, held):
+    record = synthetic_growth(bytes_of_token / 2**20)
+    memory, _ = growth.claims(record["rows"], record["fits"], hidden_size=576)
+    assert memory["value"] == pytest.approx(bytes_of_token) and memory["bound"] == 12 * 576 and memory["held"] == held
+
+
+def test_too_few_lengths_claim_nothing():
+    rows = [row for row in synthetic_growth()["rows"] if row["axis"] == "batch"]
+    assert growth.claims(rows, growth.fits(rows), hidden_size=576) == []
+
+
+def test_eager_maps_need_the_square_of_the_length():
+    point = {"length": 2048, "batch": 2, "layers": 30}
+    needed = growth.needed_gib("eager", point)
+    assert needed == 9 * 2048**2 * 4 * (30 + 5 * 4) / 2**30  # kept; checked twice and held of both sequences: 4 x 5
+    assert growth.needed_gib("eager", point | {"length": 4096}) == 4 * needed
+    assert growth.needed_gib("separate", point) == growth.needed_gib("fused", point) == 0
+
+
 def test_the_growth_figure_has_a_panel_for_each_axis_and_quantity():
     from figures import fig_growth
 
     fig = fig_growth.draw(*fig_growth.frames(synthetic_growth()))
     assert len(fig.axes) == 6
-    assert fig.axes[0].get_legend().get_texts()[0].get_text() == "separate pass: 1.20 [1.20, 1.20]"
+    legend = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    assert legend == [f"{name}: 1.20 [1.20, 1.20]" for name in ("separate pass", "fused with log-probs", "eager maps")]
+
+
+def test_the_growth_figure_draws_the_passes_that_were_measured():
+    from figures import fig_growth
+
+    rows = [row for row in synthetic_growth()["rows"] if row["pass"] != "eager"]
+    fig = fig_growth.draw(*fig_growth.frames({"rows": rows, "fits": growth.fits(rows)}))
+    assert [len(ax.lines) for ax in fig.axes] == [2] * 6
 
 
 def test_a_gpu_benchmark_without_a_gpu_says_so():
