@@ -38,7 +38,10 @@ _KEYS = 4 * ROWS  # that a layer which is read is handed at once, of those befor
 
 # Types whose layers are known to look at other tokens in their attention alone, and to be handed nothing that belongs
 # to a token but hidden states, `position_embeddings` and `position_ids`.
-TYPES = frozenset({"llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"})
+TYPES = frozenset({
+    "cohere", "gemma", "glm", "glm4", "granite", "llama", "ministral", "mistral", "mixtral", "olmo", "olmo2", "olmo3",
+    "phi", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2",
+})  # fmt: skip
 
 
 def known(model: PreTrainedModel, length: int) -> bool:
