@@ -97,13 +97,13 @@ Parts = tuple[Float[Tensor, "B H T"], list[Tensor]]  # log-sum-exp (nats), and w
 
 
 def joined(one: Parts, other: Parts) -> Parts:
-    """Averages under two sets of keys as those under both."""
+    """Averages under two sets of keys as those under both, in the place of the first."""
     lse = torch.logaddexp(one[0], other[0])
     shares = [torch.exp(part[0] - lse) for part in (one, other)]  # (B, H, T): of the mass
 
     def mean(a: Tensor, b: Tensor) -> Tensor:
         mine, its = (share.view(*share.shape, *(1,) * (a.ndim - 3)) for share in shares)
-        return (a * mine).add_(b * its)
+        return a.mul_(mine).add_(b.mul_(its))
 
     return lse, [mean(a, b) for a, b in zip(one[1], other[1], strict=True)]
 

@@ -234,15 +234,15 @@ def band_tiles(
 
     The queries are those of the last T of the S first tokens. In ordinary matrix products.
     """
-    batch, heads, length, dim = query.shape
-    groups, known = key.shape[1:3]
-    before = known - length
-    grouped = query.reshape(batch, groups, heads // groups, length, dim)
-    window = min(window, known)  # the same minimum, and no digits lost to a W that no distance reaches
+    batch, heads, own_rows, dim = query.shape
+    groups, length = key.shape[1:3]
+    before = length - own_rows
+    grouped = query.reshape(batch, groups, heads // groups, own_rows, dim)
+    window = min(window, length)  # the same minimum, and no digits lost to a W that no distance reaches
     touched = response.any(0).nonzero()[:, 0]
-    start, end = int(touched[0]), min(int(touched[-1]) + 1, known)
-    waad = query.new_full((batch, heads, length), float("nan"))
-    received = [query.new_zeros(batch, heads, known) for _ in horizons]
+    start, end = int(touched[0]), min(int(touched[-1]) + 1, length)
+    waad = query.new_full((batch, heads, own_rows), float("nan"))
+    received = [query.new_zeros(batch, heads, length) for _ in horizons]
     rows = response.float()
 
     for t0 in range(max(start - 1, before), end, _TILE):

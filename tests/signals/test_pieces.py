@@ -22,6 +22,7 @@ PLAIN = {  # types whose layers have windows in the zoo
     "olmo3": "olmo3/window-256", "phi3": "phi3/no-window", "qwen2": "qwen2/plain", "qwen3": "qwen3/plain",
     "qwen3_moe": "qwen3_moe/plain", "smollm3": "smollm3/plain", "starcoder2": "starcoder2/no-window",
 }  # fmt: skip
+FEW = ("llama", "phi3", "qwen2")
 ROPES = ["llama/dynamic-rope", "llama/yarn", "llama/llama3-rope", "phi3/longrope"]
 
 
@@ -107,7 +108,16 @@ def test_signals_are_those_of_eager_maps(new_model, batch, small, change, side):
     assert_equal_signals(streaming, attention_signals(model, *inputs, config, method="dense"))
 
 
-@pytest.mark.parametrize("name", [*(PLAIN.get(kind, kind) for kind in sorted(pieces.TYPES)), *ROPES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(PLAIN.get(kind, kind) for kind in FEW),
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in [*(PLAIN.get(kind, kind) for kind in sorted(pieces.TYPES.difference(FEW))), *ROPES]
+        ),
+    ],
+)
 def test_every_type_that_is_read_in_pieces(name, batch, small, whole):
     model = zoo.build(name)
     ids, attention, response = batch([(16, 54), (5, 60)])
