@@ -57,6 +57,16 @@ def needed_gib(name: str, point: dict[str, int]) -> float:
     return HEADS * point["length"] ** 2 * 4 * maps / 2**30
 
 
+def shapes_of_token(config: Any) -> int:
+    """What the separate pass over a long sequence has to hold of each token, in bytes: the formula of docs/method.md.
+
+    A hidden state, the keys and values of one layer, the rotary tables, and WAAD and FAI of each head that is read.
+    """
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 4 * (config.hidden_size + 2 * config.num_key_value_heads * size + 2 * size) + 8 * READ * heads
+
+
 def prepare(name: str) -> tuple[Callable[[dict[str, int]], dict[str, float]], dict[str, int]]:
     """A pass as a worker: from a point to what it costs there."""
     import torch
@@ -83,7 +93,7 @@ def prepare(name: str) -> tuple[Callable[[dict[str, int]], dict[str, float]], di
         return measured(lambda: attention_signals(model, ids, everywhere, response, config, method=method))[1]
 
     answer(POINT | {"layers": len(every)})  # the first call is slower
-    return answer, {"hidden_size": model.config.hidden_size}
+    return answer, {"hidden_size": model.config.hidden_size, "shapes_of_token": shapes_of_token(model.config)}
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, list[float]]:
@@ -151,7 +161,7 @@ def main() -> int:
             stack.enter_context(Worker(name, "benchmarks.growth", ["--serve", name], options.threads))
             for name in options.passes.split(",")
         ]
-        hidden_size = workers[0].about["hidden_size"]
+        about = workers[0].about
         for axis in options.axes.split(","):
             fixed, values = SERIES[axis]
             for value in values:
@@ -180,9 +190,9 @@ def main() -> int:
                     print(f"{axis} {value} {name}: {medians['wall_seconds']:.2f} s, {medians['above_mib']:.0f} MiB",
                           flush=True)  # fmt: skip
     found = fits(rows)
-    found_claims = claims(rows, found, hidden_size)
+    found_claims = claims(rows, found, about["hidden_size"])
     settings = {"model": DEFAULT_MODEL, "repeats": options.repeats, "threads": options.threads}
-    settings["hidden_size"] = hidden_size
+    settings |= about
     result = {"settings": settings, "rows": rows, "not_run": not_run, "fits": found, "claims": found_claims}
     write(options.output, result)
     for fit in found:

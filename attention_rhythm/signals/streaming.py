@@ -271,7 +271,7 @@ def band_tiles(
 def mean_received(
     total: Float[Tensor, "B H T"], response: Bool[Tensor, "B T"], horizon: Horizon
 ) -> Float[Tensor, "B H T"]:
-    """Sums over T(s) as means (Eq. 10); NaN where T(s) is empty."""
+    """Sums over T(s) as means (Eq. 10), mean attention weights; NaN where T(s) is empty."""
     (low, high), length = horizon, response.shape[1]
     before = F.pad(response.float().cumsum(1), (1, 0))  # (B, T + 1): response rows before position i
     position = torch.arange(length, device=response.device)
