@@ -8,9 +8,9 @@
     generate_batched  the same with all prefixes of one response in a call, padded on the left
 
 Two models. Qwen2.5-Coder-0.5B: responses of up to 200 tokens to GSM8K, 16 continuations at each of 8 positions, in
-bfloat16 and in float32. The embedded policy: responses of up to 96 tokens to training puzzles, 32 continuations at every
-fourth position. Temperature 1, until a stop token or until the response has 256 tokens (the policy's: 96). Responses are
-made once, by `HFGenerator`; every side gets the same prefixes and another seed in each round.
+bfloat16 and in float32. The embedded policy: responses of up to 96 tokens to training puzzles, 32 continuations at
+every fourth position. Temperature 1, until a stop token or until the response has 256 tokens (the policy's: 96).
+Responses are made once, by `HFGenerator`; every side gets the same prefixes, and another seed in each round.
 
 Speed is generated tokens, the stop token included, per second; what `generate` makes behind a stop token or a limit
 does not count. Of each side the faster number format is compared. All sides sample the same law: mean lengths stand
