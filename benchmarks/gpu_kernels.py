@@ -301,8 +301,16 @@ def compare_model(model: torch.nn.Module, device: str) -> dict[str, float]:
 def check(device: str, deadline: float, sizes: Sizes = Sizes()) -> Iterator[dict[str, Any]]:
     """What each case has found: {"case": ...} rows and {"claim": ...} claims, as they come to be.
 
-    Cases after the deadline (on the clock of `time.monotonic`) are not run; a case that fails fails alone.
+    Cases after the deadline (on the clock of `time.monotonic`) are not run; a case that fails fails alone. The kernels
+    come last: they have to be compiled, and a fault of theirs would take the GPU from what comes after.
     """
+    yield from _cases("tiles_equal_dense", tile_cases(sizes), device, deadline, None)
+    for name, make in tiny_models(sizes.layers).items():
+        torch.manual_seed(0)
+        yield from _one(
+            "signals_equal_dense",
+            lambda make=make: max(compare_model(make(), device).values()), 1.0, deadline, model=name,
+        )  # fmt: skip
     if importlib.util.find_spec("triton") is None:
         why = "Triton is not installed"
         yield {"claim": "kernels_equal_dense", "value": None, "held": None if device == "cpu" else False, "why": why}
@@ -319,13 +327,6 @@ def check(device: str, deadline: float, sizes: Sizes = Sizes()) -> Iterator[dict
         case = Case(torch.bfloat16, 128, sizes.heads, max(sizes.heads // 4, 1), sizes.batch, sizes.lengths[-1])
         yield from _one("kernels_repeat_bits", lambda: repeats_differ(streaming_triton, case, device), 0, deadline)
         yield from _one("kernels_far_keys", lambda: far_keys(streaming_triton, sizes.far, device), 1.0, deadline)
-    yield from _cases("tiles_equal_dense", tile_cases(sizes), device, deadline, None)
-    for name, make in tiny_models(sizes.layers).items():
-        torch.manual_seed(0)
-        yield from _one(
-            "signals_equal_dense",
-            lambda make=make: max(compare_model(make(), device).values()), 1.0, deadline, model=name,
-        )  # fmt: skip
 
 
 def _cases(
