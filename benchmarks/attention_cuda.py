@@ -46,9 +46,7 @@ FUSED, MEMORY_EXPONENT = 1.03, 1.1  # what is claimed: at most
 Method = Callable[[Any, Any], None]
 
 
-def random_model(
-    sizes: dict[str, Any], device: str = "cuda", dtype: torch.dtype = torch.bfloat16
-) -> torch.nn.Module:
+def random_model(sizes: dict[str, Any], device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> torch.nn.Module:
     """A Qwen3 of these sizes with random weights, in eval mode."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -153,7 +151,7 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`fused` of `logp` at each length; the exponent of the memory of `fused` in the length, and over the last doubling.
+    """`fused` of `logp` at each length; the exponent of the memory of `fused` in the length, and at the end.
 
     A part that grows with the square shows in the last doubling first.
     """

@@ -72,10 +72,9 @@ class Case:
     @property
     def name(self) -> str:
         """For a person."""
-        what = self.rule or "plain"
-        size = f"{self.dim}" + (f"->{self.width}" if self.width else "")
-        kind = str(self.dtype).removeprefix("torch.")
-        return f"{what}, {kind}, heads {self.heads}/{self.groups} of {size}, {self.batch} x {self.length}, W {self.window}"
+        kind = f"{self.rule or 'plain'}, {str(self.dtype).removeprefix('torch.')}"
+        heads = f"heads {self.heads}/{self.groups} of {self.dim}" + (f" and {self.width}" if self.width else "")
+        return f"{kind}, {heads}, {self.batch} x {self.length}, W {self.window}"
 
 
 # -------------------------------------------------------------------------------------- the comparison

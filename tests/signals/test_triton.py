@@ -14,12 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from attention_rhythm.signals import dense, streaming
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
+from benchmarks.gpu_kernels import teach_the_interpreter_bfloat16
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -38,24 +38,8 @@ def kernels():
     from attention_rhythm.signals import streaming_triton
 
     if INTERPRETED:
-        _teach_the_interpreter_bfloat16()
+        teach_the_interpreter_bfloat16()
     return streaming_triton
-
-
-def _teach_the_interpreter_bfloat16():
-    """It keeps bfloat16 as the bits of whole numbers, and its matrix product (of Triton 3.9) multiplies those."""
-    from triton.runtime import interpreter
-
-    create_dot = interpreter.InterpreterBuilder.create_dot
-
-    def widened(x):
-        if x.dtype.scalar != interpreter.tl.bfloat16:
-            return x
-        return interpreter.TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32)
-
-    interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: create_dot(
-        self, widened(a), widened(b), *rest
-    )
 
 
 def drawn(length, dim=16, sharing="gqa", batch=2, width=None, dtype=torch.float32, spread=2.0):
