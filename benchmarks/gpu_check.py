@@ -258,7 +258,7 @@ def check(output: Path) -> int:
         claims += new
         print("\n".join(sentence(claim, words) for claim in new), flush=True)
         if writes:
-            write(output, {"gpu": hardware, "parts": parts, "claims": claims})
+            write(output, {"gpu": hardware, "words": words, "parts": parts, "claims": claims})
     counts = {verdict: sum(c["verdict"] == verdict for c in claims) for verdict in ("pass", "fail", "not run")}
     total = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     print(f"\n{total}" if hardware else f"\n{total}; no GPU")
