@@ -116,8 +116,8 @@ def rounds_that_fit(rows: Sequence[dict[str, Any]], length: int, seconds_left: f
     last = max(row["length"] for row in rows)
     one_round = sum(row["wall_seconds"] for row in rows if row["length"] == last and "rounds" in row)
     one_round *= (length / last) ** 2
-    fitting = int(seconds_left / one_round) - 1 if one_round else most
-    return min(most, fitting) if fitting >= min(3, most) else 0
+    fitting = min(most, seconds_left / one_round - 1) if one_round else most
+    return int(fitting) if fitting >= min(3, most) else 0
 
 
 def series(

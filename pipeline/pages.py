@@ -4,9 +4,9 @@
 
 What stands between `<!-- NAME -->` and `<!-- end -->` is what NAME says: a table, results/PROFILE/tables/TABLE.md;
 `headline`, ten claims of the summaries; `in-training`, what training runs recorded; `stages`, the measured minutes of
-each stage; `costs`, the claims of the benchmarks; `gpu`, those of one GPU; `graders`, this project's and others side by side; `solutions`, what
-the grader says of the sources' own; `without-softmax`, lifts in three architectures; `tree` and `imports`, the modules
-and who imports whom.
+each stage; `costs`, the claims of the benchmarks; `gpu`, those of one GPU; `graders`, this project's and others side by
+side; `solutions`, what the grader says of the sources' own; `without-softmax`, lifts in three architectures; `tree` and
+`imports`, the modules and who imports whom.
 """
 
 from __future__ import annotations
