@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from attention_rhythm.signals import streaming
 from benchmarks import attention_cuda, gpu_attention, gpu_check, gpu_kernels, gpu_training, stand_ins
+from benchmarks.attention import methods
 from benchmarks.gpu_kernels import Case, Mismatch, share_of_bound
 from pipeline import pages
 from pipeline.manifest import ROOT
+from tests.support.pretended_gpu import moved, pretended_gpu
 
 LATER = math.inf  # a deadline
 TINY_QWEN = dict(
@@ -289,6 +292,64 @@ def test_methods_that_do_not_fit_leave_and_the_others_go_on():
     runs["broken"] = lambda ids, response: torch.zeros(2) @ torch.zeros(3)
     with pytest.raises(RuntimeError, match="size"):
         attention_cuda.measure(runs, 97, 32, 1, "cpu")
+
+
+# -------------------------------------------------------------------------- parts, on a pretended GPU
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Models and tensors on "cuda" refuse to meet those of the CPU; autocast and kernels are not pretended."""
+    from training import checkpoint
+
+    makers = [(gpu_training, "load_model"), (gpu_training, "random_model"), (attention_cuda, "random_model")]
+    load, llama, qwen = (getattr(module, name) for module, name in makers)
+    monkeypatch.setattr(gpu_attention, "methods", lambda model: methods(moved(model)))
+    monkeypatch.setattr(attention_cuda, "random_model", lambda sizes, *_: qwen(sizes, "cpu", torch.float32))
+    monkeypatch.setattr(gpu_training, "random_model", lambda sizes, _: moved(llama(sizes, "cpu")))
+
+    def load_there(spec, device="cpu"):
+        model, tokenizer = load(spec)
+        return (moved(model) if device == "cuda" else model), tokenizer
+
+    monkeypatch.setattr(gpu_training, "load_model", load_there)
+    monkeypatch.setattr(streaming, "triton_kernels", lambda device: None)
+    monkeypatch.setattr(checkpoint, "save", lambda *_, **__: None)  # safetensors looks at a tensor's memory
+    with pretended_gpu(monkeypatch):
+        yield
+
+
+def test_tensors_of_two_devices_do_not_meet(pretended):
+    there = torch.arange(3, device="cuda")
+    assert there.device.type == "cuda" and (there + 1).tolist() == [1, 2, 3] and there.cpu().device.type == "cpu"
+    for meet in (lambda: there + torch.ones(3), lambda: torch.ones(3)[there], there.numpy):
+        with pytest.raises((RuntimeError, TypeError)):
+            meet()
+
+
+def test_the_loop_lies_on_its_device(pretended):
+    found = claims(gpu_training.check_loop("cuda", LATER, 2, TINY_LOOP))
+    assert len(found) == 4 and all(claim["held"] for claim in found)
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_a_step_and_its_ways_to_read_lie_on_their_device(pretended):
+    found = claims(gpu_training.check_step("cuda", LATER, TINY_LLAMA, (2, 4, 6, 20), 1))
+    assert [claim["value"] > 0 for claim in found] == [True] * 4
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_passes_of_every_length_lie_on_their_device(pretended):
+    found = claims(gpu_attention.check("cuda", LATER, TINY_QWEN, (32, 64), 1))
+    assert [claim["length"] for claim in found if claim["value"] is not None] == [32, 64]
+
+
+def test_tiles_and_models_lie_on_their_device(pretended):
+    small = gpu_kernels.SMALL
+    found = claims(gpu_kernels._cases("tiles", gpu_kernels.tile_cases(small), "cuda", LATER, None))
+    assert all(claim["held"] for claim in found)
+    for make in gpu_kernels.tiny_models(2).values():
+        assert max(gpu_kernels.compare_model(moved(make()), "cuda").values()) <= 1
 
 
 # ------------------------------------------------------------------------------------- what it needs
