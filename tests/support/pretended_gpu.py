@@ -1,7 +1,7 @@
 """A GPU that is pretended: tensors that say they are on it, and refuse to meet those of the CPU.
 
-Each holds a CPU tensor, on which everything is computed. So code that makes a tensor on the wrong device fails here as it
-would on a GPU, while its numbers are those of the CPU. What is not pretended: kernels, rounding, speed, memory.
+Each holds a CPU tensor, on which everything is computed. So code that makes a tensor on the wrong device fails here as
+it would on a GPU, while its numbers are those of the CPU. What is not pretended: kernels, rounding, speed, memory.
 """
 
 from __future__ import annotations
