@@ -66,7 +66,6 @@ def cost(call: Callable[[], None], device: str) -> dict[str, float]:
         started = time.perf_counter()
         call()
         return {"wall_seconds": time.perf_counter() - started, "above_weights_mib": float("nan")}
-    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     torch.cuda.synchronize()
@@ -86,18 +85,21 @@ def measure(
     response = torch.arange(length, device=device)[None] >= length // 4
     costs: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     rows = []
+    _forget(device)
     for repeat in range(repeats + 1):  # the first round compiles kernels and is thrown away
         for name in list(runs) if repeat % 2 == 0 else list(runs)[::-1]:
+            own = None
             try:
                 own = cost(lambda name=name: runs[name](ids, response), device)
             except (RuntimeError, OutOfMemory) as error:  # the actor has tried halves, and says so in its own words
                 if not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):
                     raise
+            if own is None:  # only here is the error gone, and with its traceback what the method held
                 del runs[name]
+                _forget(device)
                 rows.append({"length": length, "method": name, "out_of_memory": True})
                 print(f"{length} {name}: out of memory", flush=True)
-                continue
-            if repeat:
+            elif repeat:
                 costs[name].append(own)
     for name in runs:
         row = {"length": length, "method": name, "rounds": [c["wall_seconds"] for c in costs[name]]}
@@ -106,6 +108,17 @@ def measure(
         rows.append(row)
         print(f"{length} {name}: {row['wall_seconds']:.3f} s, {row['above_weights_mib']:.0f} MiB", flush=True)
     return rows
+
+
+def _forget(device: str) -> None:
+    """Give back what PyTorch keeps for later. Not while time is measured: it would be asked for anew."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def rounds_at(length: int, repeats: int) -> int:
+    """Rounds at a length, `repeats` from 16k on: the shorter a pass, the larger its scatter, and the less it costs."""
+    return max(repeats, min(5 * repeats, repeats * 16_384 // length))
 
 
 def rounds_that_fit(rows: Sequence[dict[str, Any]], length: int, seconds_left: float, most: int) -> int:
@@ -134,7 +147,9 @@ def series(
     """
     rows: list[dict[str, Any]] = []
     for length in sorted(lengths):
-        rounds = repeats if not rows else rounds_that_fit(rows, length, deadline - time.monotonic(), repeats)
+        rounds = rounds_at(length, repeats)
+        if rows:
+            rounds = rounds_that_fit(rows, length, deadline - time.monotonic(), rounds)
         if not rounds:
             rows += [{"length": more, "no_time": True} for more in sorted(lengths) if more >= length]
             yield rows
@@ -172,7 +187,9 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention_cuda", description=__doc__.split("\n")[0])
     parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), metavar="N,N")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N")
+    parser.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="from 16k on; up to five times as many below"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     if not torch.cuda.is_available():

@@ -94,6 +94,7 @@ def test_lengths_are_cut_to_the_time_that_is_left():
     fit = attention_cuda.rounds_that_fit  # a round at 2000 takes at most 4 times 2 seconds, and one is thrown away
     assert fit(rows, 2000, 100.0, 5) == 5 and fit(rows, 2000, 40.0, 5) == 4
     assert fit(rows, 2000, 32.0, 5) == 3 and fit(rows, 2000, 31.0, 5) == 0 and fit(rows, 2000, -1.0, 5) == 0
+    assert [attention_cuda.rounds_at(n * 1024, 5) for n in (1, 2, 4, 8, 16, 64)] == [25, 25, 20, 10, 5, 5]
 
 
 def test_the_exponent_of_memory_is_a_slope_and_the_end_is_looked_at():
