@@ -4,9 +4,9 @@
 
 What stands between `<!-- NAME -->` and `<!-- end -->` is what NAME says: a table, results/PROFILE/tables/TABLE.md;
 `headline`, ten claims of the summaries; `in-training`, what training runs recorded; `stages`, the measured minutes of
-each stage; `costs`, the claims of the benchmarks; `graders`, this project's and others side by side; `solutions`, what
-the grader says of the sources' own; `without-softmax`, lifts in three architectures; `tree` and `imports`, the modules
-and who imports whom.
+each stage; `costs`, the claims of the benchmarks; `gpu`, those of one GPU; `graders`, this project's and others side by
+side; `solutions`, what the grader says of the sources' own; `without-softmax`, lifts in three architectures; `tree` and
+`imports`, the modules and who imports whom.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ BENCHMARKS = {
     "aime24": "AIME24",
 }
 SENSES = {"<=": "at most", ">=": "at least", "within": "from"}
+GPU = "gpu_check.json"  # of benchmarks/results
 
 
 def stage_minutes(root: Path = ROOT) -> str:
@@ -178,7 +179,12 @@ def costs(root: Path = ROOT) -> str:
     """The claims of the benchmarks, one row a comparison: measured at each length, claimed, met?"""
     files = sorted(root.glob("benchmarks/results/*.json"))
     absent = {"model": "", "dtype": "", "length": 0}
-    found = [{**absent, "file": path.name, **claim} for path in files for claim in read_json(path).get("claims", [])]
+    found = [
+        {**absent, "file": path.name, **claim}
+        for path in files
+        if path.name != GPU
+        for claim in read_json(path).get("claims", [])
+    ]
     claims = pd.DataFrame(claim for claim in found if claim["bound"] is not None)
     rows = []
     for (file, claim, *about), own in claims.groupby(["file", "claim", "model", "dtype"], sort=False):
@@ -195,6 +201,36 @@ def costs(root: Path = ROOT) -> str:
             }
         )
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
+def gpu(root: Path = ROOT) -> str:
+    """What `./reproduce.sh gpu-check` found on a GPU: a row for each name of a claim, with its worst value."""
+    path = root / "benchmarks" / "results" / GPU
+    record = read_json(path) if path.exists() else {}
+    hardware = record.get("gpu")
+    if not hardware:
+        return "Not run yet: no GPU at hand."
+    rows = []
+    for name in dict.fromkeys(claim["claim"] for claim in record["claims"]):
+        own = [claim for claim in record["claims"] if claim["claim"] == name]
+        bounded = [claim for claim in own if claim.get("bound") is not None and claim["value"] is not None]
+        worst = (min if bounded and bounded[0]["sense"] == ">=" else max)(
+            (claim["value"] for claim in bounded), default=None
+        )
+        verdicts = [claim["verdict"] for claim in own]
+        counts = {verdict: verdicts.count(verdict) for verdict in ("pass", "fail", "not run") if verdict in verdicts}
+        rows.append(
+            {
+                "What": record["words"].get(name, name),
+                "Worst": "—" if worst is None else f"{worst:.3g}",
+                "Claimed": f"{SENSES[bounded[0]['sense']]} {bounded[0]['bound']:g}" if bounded else "—",
+                "Verdicts": ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "measured",
+            }
+        )
+    versions = record["environment"]["packages"]
+    about = ", ".join(f"{name} {versions[name]}" for name in ("torch", "triton", "transformers") if name in versions)
+    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    return f"{table}\n\nOn one {hardware['name']} ({hardware['memory_gib']:g} GiB), CUDA {hardware['cuda']}, {about}."
 
 
 def graders(root: Path = ROOT) -> str:
@@ -302,6 +338,7 @@ MADE = {
     "in-training": in_training,
     "stages": stage_minutes,
     "costs": costs,
+    "gpu": gpu,
     "graders": graders,
     "solutions": solutions,
     "without-softmax": without_softmax,
