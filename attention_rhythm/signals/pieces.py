@@ -12,7 +12,7 @@ log-sum-exps, as in flash attention.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -93,6 +93,39 @@ def layers_in_pieces(model: PreTrainedModel) -> Iterator[None]:
                 layer.forward = forward
 
 
+@contextmanager
+def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
+    """The gated MLPs of a model take at most `rows` positions at once.
+
+    Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
+    """
+
+    # experts that are shared get all positions of a batch as one axis
+    def in_pieces(
+        whole: Callable[..., Tensor], hidden: Float[Tensor, "*B N D"], *more: Any, **named: Any
+    ) -> Float[Tensor, "*B N D"]:
+        if more or named:  # what else an MLP takes may have one entry for each position
+            return whole(hidden, *more, **named)
+        if hidden.shape[-2] <= rows:
+            return whole(hidden)
+        out = torch.empty_like(hidden)
+        for start in range(0, hidden.shape[-2], rows):
+            out[..., start : start + rows, :] = whole(hidden[..., start : start + rows, :])
+        return out
+
+    mlps = [module for module in model.modules() if hasattr(module, "gate_proj") and hasattr(module, "down_proj")]
+    own = [vars(mlp).get("forward") for mlp in mlps]  # what a library has put in the place of the method of the class
+    for mlp in mlps:
+        mlp.forward = partial(in_pieces, mlp.forward)
+    try:
+        yield
+    finally:
+        for mlp, forward in zip(mlps, own, strict=True):
+            del mlp.forward
+            if forward is not None:
+                mlp.forward = forward
+
+
 Parts = tuple[Float[Tensor, "B H T"], list[Tensor]]  # log-sum-exp (nats), and what is averaged under it
 
 
@@ -109,7 +142,10 @@ def joined(one: Parts, other: Parts) -> Parts:
 
 
 class PieceRecorder(SignalRecorder):
-    """A `SignalRecorder` of layers that come in pieces, in their order."""
+    """A `SignalRecorder` of layers that come in pieces, in their order.
+
+    UnsupportedAttention: a layer that attends more than once.
+    """
 
     _layer = -1  # at work; -1: none yet
     _end = 0  # tokens of it that have come

@@ -24,28 +24,21 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from types import ModuleType
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from attention_rhythm.errors import NotFinite
 from attention_rhythm.signals.architecture import (
     UnsupportedAttention,
-    check_readable,
-    fresh_positions,
-    language_model,
-    read_alone,
 )
-from attention_rhythm.signals.attention import TWICE, Attention, LastCall, check_called_once, described_attention
+from attention_rhythm.signals.attention import TWICE, Attention, LastCall
 
 Horizon = tuple[int, int | None]
 
@@ -358,104 +351,18 @@ class SignalRecorder:
         return HeadStatistics(self.layers, torch.stack(spans, 1), torch.stack(waads, 1), fai)
 
 
-@contextmanager
-def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
-    """The gated MLPs of a model take at most `rows` positions at once.
-
-    Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
-    """
-
-    # experts that are shared get all positions of a batch as one axis
-    def in_pieces(
-        whole: Callable[..., Tensor], hidden: Float[Tensor, "*B N D"], *more: Any, **named: Any
-    ) -> Float[Tensor, "*B N D"]:
-        if more or named:  # what else an MLP takes may have one entry for each position
-            return whole(hidden, *more, **named)
-        if hidden.shape[-2] <= rows:
-            return whole(hidden)
-        out = torch.empty_like(hidden)
-        for start in range(0, hidden.shape[-2], rows):
-            out[..., start : start + rows, :] = whole(hidden[..., start : start + rows, :])
-        return out
-
-    mlps = [module for module in model.modules() if hasattr(module, "gate_proj") and hasattr(module, "down_proj")]
-    own = [vars(mlp).get("forward") for mlp in mlps]  # what a library has put in the place of the method of the class
-    for mlp in mlps:
-        mlp.forward = partial(in_pieces, mlp.forward)
-    try:
-        yield
-    finally:
-        for mlp, forward in zip(mlps, own, strict=True):
-            del mlp.forward
-            if forward is not None:
-                mlp.forward = forward
-
-
-def in_batches(
-    model: PreTrainedModel,
-    response: Bool[Tensor, "B N"],
-    lengths: Int[Tensor, "B"],
-    read: Callable[[Tensor, int], tuple[HeadStatistics, tuple[Tensor, ...]]],
-) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
-    """`read(rows, width)` of the rows that may stand in one batch, put together; NaN where a row was cut."""
-    width = response.shape[1]
-    parts = []
-    for rows, own in read_alone(model, lengths, width):
-        with fresh_positions(model):
-            parts.append(read(rows, own))
-    if len(parts) == 1 and parts[0][0].waad.shape[-1] == width:
-        return parts[0]
-
-    others = tuple(_one_below_another(list(x), width) for x in zip(*(part[1] for part in parts), strict=True))
-    return together([part[0] for part in parts], width), others
-
-
 def together(parts: Sequence[HeadStatistics], width: int) -> HeadStatistics:
     """The statistics of several batches as those of one, N = width; NaN where a batch was narrower."""
-    fai = tuple(_one_below_another(list(f), width) for f in zip(*(s.fai for s in parts), strict=True))
-    spans, waads = torch.cat([s.span for s in parts]), _one_below_another([s.waad for s in parts], width)
+    fai = tuple(one_below_another(list(f), width) for f in zip(*(s.fai for s in parts), strict=True))
+    spans, waads = torch.cat([s.span for s in parts]), one_below_another([s.waad for s in parts], width)
     return HeadStatistics(parts[0].layers, spans, waads, fai)
 
 
-def _one_below_another(tensors: Sequence[Tensor], width: int) -> Tensor:
+def one_below_another(tensors: Sequence[Tensor], width: int) -> Float[Tensor, "B *more N"]:
+    """Batches as one, N = width, in their own unit; NaN where a batch was narrower."""
     return torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("nan")) for x in tensors])
 
 
 def ends(response: Bool[Tensor, "B N"]) -> Int[Tensor, "B"]:
     """Tokens of each right-padded sequence up to the last of its response."""
     return (response * torch.arange(1, response.shape[1] + 1, device=response.device)).amax(1)
-
-
-@torch.no_grad()
-def head_statistics(
-    model: torch.nn.Module,
-    input_ids: Int[Tensor, "B N"],
-    response: Bool[Tensor, "B N"],
-    layers: Sequence[int],
-    window: int,
-    horizons: Sequence[Horizon],
-    lengths: Int[Tensor, "B"] | None = None,
-) -> HeadStatistics:
-    """One forward pass over right-padded sequences that ends after the last sampled layer (no logits, no masks).
-
-    Where a token's positions depend on the length of the batch (dynamic NTK, LongRoPE), one pass for each sequence.
-    lengths: of the sequences; None: each ends with its response.
-
-    UnsupportedAttention: an attention that is not understood, or a layer that attends twice.
-    """
-    from attention_rhythm.signals import pieces  # which is made of what is here
-
-    model = language_model(model)
-    check_readable(model, input_ids.shape[1])
-    check_called_once(model, layers)  # the pass ends before the second time
-
-    def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[()]]:
-        piecewise = pieces.known(model, width)
-        kind = pieces.PieceRecorder if piecewise else SignalRecorder
-        recorder = kind(layers, response[rows, :width], window, horizons, early_exit=True)
-        smaller = pieces.layers_in_pieces if piecewise else mlps_in_pieces
-        with described_attention(model, recorder), smaller(model), suppress(LastLayerRead):
-            model(input_ids=input_ids[rows, :width], use_cache=False, logits_to_keep=1)
-        return recorder.statistics(), ()
-
-    return in_batches(model, response, ends(response) if lengths is None else lengths, read)[0]

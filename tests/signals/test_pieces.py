@@ -14,8 +14,8 @@ from attention_rhythm.signals import pieces
 from attention_rhythm.signals.attention import described_attention
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
 from attention_rhythm.signals.streaming import LastLayerRead, attention_and_span, fused_attention
-from tests.signals.test_streaming import EVERY_LAYER, LargestTensor, assert_equal_signals
 from tests.support import zoo
+from tests.support.signals import EVERY_LAYER, LargestTensor, assert_equal_signals
 
 PLAIN = {  # types whose layers have windows in the zoo
     "ministral": "ministral/window-256", "mistral": "mistral/no-window", "mixtral": "mixtral/no-window",

@@ -10,28 +10,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from attention_rhythm.signals.attention import Attention
+from attention_rhythm.signals.forward import head_statistics
+from attention_rhythm.signals.pieces import mlps_in_pieces
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
-from attention_rhythm.signals.streaming import attention_and_span, band_statistics, head_statistics, mlps_in_pieces
+from attention_rhythm.signals.streaming import attention_and_span, band_statistics
+from tests.support.signals import EVERY_LAYER, LargestTensor, assert_equal_signals
 
-EVERY_LAYER = SignalConfig(layers="all", num_layers=None)
 MIXED = [(5, 40), (1, 7), (12, 25), (3, 1)]  # (prompt, response) tokens
 
 
 def both(model, batch, config, **options):
     return [attention_signals(model, *batch, config, method=m, **options) for m in ("streaming", "dense")]
-
-
-def assert_equal_signals(streaming, dense):
-    torch.testing.assert_close(streaming.waad, dense.waad, atol=1e-4, rtol=0, equal_nan=True)
-    torch.testing.assert_close(streaming.fai, dense.fai, atol=1e-6, rtol=0, equal_nan=True)
-    torch.testing.assert_close(streaming.head_span, dense.head_span, atol=0, rtol=1e-5)
-    assert torch.equal(streaming.local_heads, dense.local_heads)
-    assert torch.equal(streaming.global_heads, dense.global_heads)
-    assert torch.equal(streaming.layers, dense.layers)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -183,21 +175,6 @@ def test_far_keys_keep_their_digits():
     q = torch.cat([q, q[:1]])[None, None]
     _, _, distance = attention_and_span(q, k[None, None], k[None, None], 1.0)
     torch.testing.assert_close(distance[0, 0], torch.arange(n) / 2, rtol=2e-6, atol=1e-3)
-
-
-class LargestTensor(TorchDispatchMode):
-    """The number of elements of the largest tensor that an operation gave."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().size():
-                self.elements = max(self.elements, tensor.untyped_storage().size() // tensor.element_size())
-        return out
 
 
 @pytest.mark.parametrize("horizon", [(10, 100), (0, None)], ids=str)
