@@ -455,6 +455,19 @@ def test_without_torch_the_script_says_what_is_missing(tmp_path):
         assert done.returncode and ("with torch and transformers" in done.stderr or "usage" in done.stderr)
 
 
+def test_the_active_python_is_the_first_that_has_torch(tmp_path):
+    """`python` starts but has no packages, as that of a system may; `python3` is the one of an environment."""
+    for name, option in (("python", "-S"), ("python3", "")):
+        shim = tmp_path / name
+        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {option} "$@"\n')
+        shim.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(ROOT / "reproduce.sh"), "gpu-check", "--help"], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "--output FILE" in done.stdout and "--part" not in done.stdout, done.stderr
+
+
 def test_the_checkout_is_at_most_60_mib():
     if not (ROOT / ".git").exists():
         pytest.skip("this is no clone")
