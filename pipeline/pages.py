@@ -71,11 +71,17 @@ COSTS = {
     "fused_of_logp": "time of the old-log-prob pass with signals / without",
     "signals_mib": "memory of the separate pass above the weights, MiB",
     "credit_of_step": "time of credit and signals / of a step of the embedded experiment",
+    "fused_of_real_step": "time of credit and fused signals / of a GRPO step of 64 responses",
+    "separate_of_real_step": "time of credit and the separate pass / of a GRPO step of 64 responses",
     "ours_of_trl": "tokens per second of a step of the loop / of TRL's GRPOTrainer",
+    "ours_of_trl_fast": "the same / of TRL's GRPOTrainer with this project's matrix products",
+    "ours_of_before": "tokens per second of a step of the loop: now / at 2178a5b, in the recipe's passes",
+    "metrics_of_before": "largest relative difference of a metric of these steps",
     "batched_of_generate": "perturbation, candidates per second: batched / one `generate` call each",
     "right_refused": "share of right answers that the grader refuses, without documented styles",
     "wrong_paid": "share of wrong answers that the grader pays",
     "speed_of_before": "grades per second of boxed answers: now / in version 0.2.0",
+    "memory_of_token": "memory of the separate pass for each token, bytes",
     "memory_exponent_of_length": "exponent with which memory grows in the number of tokens",
 }
 BENCHMARKS = {
@@ -172,16 +178,21 @@ def in_training(root: Path = ROOT) -> str:
 def costs(root: Path = ROOT) -> str:
     """The claims of the benchmarks, one row a comparison: measured at each length, claimed, met?"""
     files = sorted(root.glob("benchmarks/results/*.json"))
-    records = {path.name: read_json(path).get("claims", []) for path in files if path.name != GPU}
-    claims = pd.concat(pd.DataFrame(record).assign(file=name) for name, record in records.items() if record)
-    claims = claims[claims["bound"].notna()].fillna({"dtype": "", "length": 0})
+    absent = {"model": "", "dtype": "", "length": 0}
+    found = [
+        {**absent, "file": path.name, **claim}
+        for path in files
+        if path.name != GPU
+        for claim in read_json(path).get("claims", [])
+    ]
+    claims = pd.DataFrame(claim for claim in found if claim["bound"] is not None)
     rows = []
-    for (file, claim, dtype), own in claims.groupby(["file", "claim", "dtype"], sort=False):
+    for (file, claim, *about), own in claims.groupby(["file", "claim", "model", "dtype"], sort=False):
         first = own.iloc[0]
         bound = " to ".join(f"{end:g}" for end in pd.Series(first["bound"]))
         rows.append(
             {
-                "What": COSTS.get(claim, claim) + (f", {dtype}" if dtype else ""),
+                "What": ", ".join([COSTS.get(claim, claim), *filter(None, about)]),
                 "Tokens": " / ".join(f"{length:.0f}" for length in own["length"] if length) or "—",
                 "Measured": " / ".join(f"{value:.3g}" for value in own["value"]),
                 "Claimed": f"{SENSES[first['sense']]} {bound}",

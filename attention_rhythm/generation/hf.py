@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attention_rhythm.generation.base import Completion, GenerationError, SamplingConfig
@@ -15,8 +16,11 @@ from attention_rhythm.generation.choice import Rows, make_decoder
 from attention_rhythm.generation.conventions import ResponseText, repetition_penalty, stop_token_ids
 from attention_rhythm.signals.architecture import exclusive, language_model
 
-# Finished rows leave once they are this share of the batch: leaving copies the caches of those that stay.
-_LEAVE_AT = 0.125
+# Finished rows leave once they are this share of the batch: leaving copies the caches of those that stay. What stays is
+# a multiple of so many rows, finished ones among them: libraries prepare their products anew for each new number.
+_LEAVE_AT, _STAY_BY = 0.125, 16
+_BLOCK = 64  # tokens whose probabilities are summed first, when one is drawn
+_PIECE = 2**20  # logits that are drawn from at once
 
 
 def uniform_draws(prompt: Sequence[int], seed: int, sample: int, count: int) -> np.ndarray:
@@ -29,12 +33,37 @@ def uniform_draws(prompt: Sequence[int], seed: int, sample: int, count: int) -> 
 
 
 def draw(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> torch.Tensor:
-    """One token a row, (B,), of logits (B, V): the arg max at temperature 0, else the inverse CDF at `uniform` (B,)."""
+    """One token a row, (B,), of logits (B, V): the arg max at temperature 0, else the inverse CDF at `uniform` (B,).
+
+    uniform: in [0, 1), float64. Probabilities are those of a softmax in float32, their sums are float64; a token whose
+    probability is 0 there is never drawn, whatever the rounding.
+    """
     if temperature == 0:
         return logits.argmax(-1)
-    cdf = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)  # (B, V)
-    target = uniform.to(cdf)[:, None] * cdf[:, -1:]
-    return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    # On a CPU a few rows at once: what is written for them stays in the processor's cache.
+    rows = max(_PIECE // logits.shape[-1], 1) if logits.device.type == "cpu" else len(logits)
+    pairs = zip(logits.split(rows), uniform.to(logits.device, torch.float64).split(rows), strict=True)
+    return torch.cat([_inverse_cdf(piece, temperature, own) for piece, own in pairs])
+
+
+def _inverse_cdf(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> torch.Tensor:
+    """The first token of each row, (B,), up to which logits (B, V) have more than the share `uniform` (B,).
+
+    Found in two steps, so that only some of the sums are made: the block of tokens, then the token in it.
+    """
+    weights = (logits - logits.amax(-1, keepdim=True)).div_(temperature).exp_()  # (B, V)
+    if missing := -weights.shape[-1] % _BLOCK:
+        weights = F.pad(weights, (0, missing))
+    weights = weights.unflatten(-1, (-1, _BLOCK))  # (B, blocks, _BLOCK)
+    upto = weights.sum(-1).cumsum(-1, dtype=torch.float64)  # (B, blocks)
+    target = uniform[:, None] * upto[:, -1:]  # below the last sum: uniform < 1
+    block = torch.searchsorted(upto, target, right=True)  # (B, 1)
+    target = target - F.pad(upto, (1, 0)).gather(-1, block)
+    inside = weights.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
+    # The float32 sum of the block may be more than the float64 sum of its tokens: then the last that adds to it.
+    last = torch.searchsorted(inside, inside[:, -1:].contiguous())
+    token = torch.searchsorted(inside, target, right=True).minimum(last)
+    return (block * _BLOCK + token)[:, 0]
 
 
 class Repetition:
@@ -128,9 +157,14 @@ def continue_rows(
         if gone == len(rows):
             return tokens, logprobs
         if gone >= _LEAVE_AT * len(rows):
-            stay = (~finished).nonzero()[:, 0]
-            decoder.keep(stay)
-            rows, current, finished = rows[stay], current[stay], finished[stay]
+            stay = finished.long().argsort(stable=True)[: _rounded_up(len(rows) - gone)]
+            if len(stay) < len(rows):
+                decoder.keep(stay)
+                rows, current, finished = rows[stay], current[stay], finished[stay]
+
+
+def _rounded_up(rows: int) -> int:
+    return -(-rows // _STAY_BY) * _STAY_BY if rows > _STAY_BY else rows
 
 
 class HFGenerator:

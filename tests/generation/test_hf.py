@@ -109,6 +109,32 @@ def test_sampling_follows_the_softmax():
     assert uniform_draws([1, 2], 0, 0, 5).tolist() == uniform_draws([1, 2], 0, 0, 50)[:5].tolist()
 
 
+@pytest.mark.parametrize("vocabulary", [1, 63, 64, 65, 1000, 40_000])
+def test_a_token_is_drawn_where_the_sum_of_probabilities_passes_the_uniform_number(vocabulary):
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 4 * torch.randn(50, vocabulary, generator=generator)
+    uniform = torch.rand(50, dtype=torch.float64, generator=generator)
+    drawn = draw(logits, 0.8, uniform)
+    upto = (logits.double() / 0.8).softmax(-1).cumsum(-1)  # (50, V)
+    until = upto.gather(-1, drawn[:, None])[:, 0]
+    before = torch.where(drawn > 0, upto.gather(-1, (drawn - 1).clamp(min=0)[:, None])[:, 0], 0)
+    assert bool(((before - 1e-6 <= uniform) & (uniform <= until + 1e-6)).all())  # as exact as float32 weights are
+
+
+@pytest.mark.parametrize("possible", [[70], [3, 70], [63, 64], [0, 129], list(range(40, 100))])
+def test_a_token_of_probability_zero_is_never_drawn(possible):
+    """Not at the ends of [0, 1), nor where rounding may decide: at every sum of probabilities, and right beside it."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.full((130,), -500.0)
+    logits[possible] = torch.randn(len(possible), generator=generator)
+    sums = logits.softmax(-1).double().cumsum(-1)
+    ends = torch.tensor([0.0, np.nextafter(1, 0)], dtype=torch.float64)
+    beside = [torch.nextafter(sums, torch.full_like(sums, side)) for side in (0.0, 1.0)]
+    between = (sums[1:] + sums[:-1]) / 2
+    uniform = torch.cat([ends, sums, *beside, between]).clamp(max=float(ends[1]))
+    assert set(draw(logits.expand(len(uniform), -1), 1.0, uniform).tolist()) == set(possible)
+
+
 def test_rows_that_branch_from_one_prefix_equal_their_own_full_decoding():
     """Each row sees its own share of the common prefix, then a forced token, then goes on greedily."""
     model = make("llama-gqa")

@@ -82,7 +82,7 @@ def assert_equal_to_dense(kernels, q, k, v, response, window=10, horizons=HORIZO
     rows = rows[:, None].expand_as(waad)
     torch.testing.assert_close(waad[rows].double(), dense.waad(maps, window)[rows], atol=1e-4, rtol=0)
     for total, horizon in zip(received, horizons, strict=True):
-        fai = streaming._mean_received(total, response, horizon)
+        fai = streaming.mean_received(total, response, horizon)
         expected = dense.fai(maps[:, None], response, horizon)[:, 0]
         torch.testing.assert_close(fai.double(), expected, atol=1e-6, rtol=0, equal_nan=True)
     return out, lse, distance, waad, received
