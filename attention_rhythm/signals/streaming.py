@@ -50,6 +50,7 @@ from attention_rhythm.signals.attention import TWICE, Attention, LastCall, check
 Horizon = tuple[int, int | None]
 
 _TILE = 64  # rows of a tile: the smallest that keeps the matrix products efficient on a CPU
+_ALONE = 2**15  # scores of a tile from which on the heads that share keys have matrix products of their own
 _BLOCKS = 7  # blocks of key positions; with the offset column, 8 extra columns keep the head size aligned
 
 
@@ -81,12 +82,7 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
 def fused_attention(
     query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T D"], scale: float
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
-    """Causal attention of the fused kernel, and the log-sum-exp (nats) of each row's scaled scores; all in float32."""
-    if query.device.type == "cpu":
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, True, attn_mask=None, scale=scale
-        )
-        return out, lse
+    """Causal attention of a GPU's fused kernel, and the log-sum-exp (nats) of each row's scaled scores; float32."""
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
     out, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
@@ -99,6 +95,8 @@ def attention_and_span(
     query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T Dv"], scale: float
 ) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
     """Attention output, log-sum-exp (nats), and sum_s A[t, s] (t - s) of each row (tokens; the inner sum of Eq. 7)."""
+    if query.device.type == "cpu":  # the fused kernel of a CPU is slower than its matrix products
+        return tiled_attention(query, key, value, Attention(scale))
     if kernels := triton_kernels(query.device):
         return kernels.attention_and_span(query, key, value, scale)
     length, dim = key.shape[2], value.shape[3]
@@ -109,12 +107,23 @@ def attention_and_span(
     )
     columns = torch.cat([F.one_hot(block, _BLOCKS).float(), (position - centre[block])[:, None]], -1)  # (T, 8)
     value = torch.cat([value, columns.expand(*value.shape[:2], -1, -1)], -1)
-    size = max(query.shape[3], value.shape[3])  # the CPU kernel wants one head size for all three
+    size = max(query.shape[3], value.shape[3])  # one head size for all three
     q, k, v = (F.pad(x, (0, size - x.shape[3])) for x in (query, key, value))
     out, lse = fused_attention(q, k, v, scale)
     mass, offset = out[..., dim : dim + _BLOCKS], out[..., dim + _BLOCKS]  # (B, H, T, blocks), (B, H, T)
     distance = torch.einsum("bhtk,tk->bht", mass, position[:, None] - centre) - offset
     return out[..., :dim], lse, distance
+
+
+def product(x: Float[Tensor, "P M D"], y: Float[Tensor, "P S D"]) -> Float[Tensor, "P M S"]:
+    """x y^T of each pair.
+
+    A single pair in float32 on a CPU is left to oneDNN: twice as fast as torch's own product where that is MKL's on a
+    processor of another maker. y or its transpose has to be contiguous for it: else oneDNN has no fast product.
+    """
+    if len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(x[0], y[0], None, "none", [], "")[None]
+    return x @ y.mT
 
 
 def tiled_attention(
@@ -125,25 +134,47 @@ def tiled_attention(
 ) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
     """What `attention_and_span` gives (nats, tokens), of any attention but for its sinks, in ordinary matrix products.
 
-    Only keys that the rule shows to some query of a tile are touched.
+    Only keys that the rule shows to some query of a tile are touched, up to whole blocks.
     """
     batch, heads, length, dim = query.shape
-    groups = key.shape[1]
-    grouped = query.reshape(batch, groups, heads // groups, length, dim)
-    out = query.new_empty(batch, heads, length, value.shape[3])
-    lse, distance = (query.new_empty(batch, heads, length, dtype=torch.float32) for _ in range(2))
+    groups, width = key.shape[1], value.shape[3]
+    shared = heads // groups  # heads that look at the same keys
+    grouped = query.reshape(batch, groups, shared, length, dim)
+    key, value = key.contiguous(), value.contiguous()
+    out = query.new_empty(batch, groups, shared, length, width)
+    lse, distance = (query.new_empty(batch, groups, shared, length, dtype=torch.float32) for _ in range(2))
+    size, parts = (batch, groups), [(slice(batch), slice(groups))]
+    if attention.bias is None and shared * _TILE * length >= _ALONE:
+        size, parts = (1, 1), [(slice(b, b + 1), slice(g, g + 1)) for b in range(batch) for g in range(groups)]
+    to_end = torch.arange(_TILE, 0, -1, device=query.device, dtype=torch.float32)  # of a block, from each of its keys
+    within = torch.arange(_TILE, device=query.device, dtype=torch.float32)
+    away = within[:, None] - within  # inside a tile; below zero above the diagonal
+
     for t0 in range(0, length, _TILE):
-        t1, s0 = min(t0 + _TILE, length), attention.first_key(t0)
-        products = grouped[:, :, :, t0:t1].flatten(2, 3) @ key[:, :, s0:t1].transpose(-1, -2)  # (B, G, H/G * t, s)
-        scores = attention.scores_(products.float().view(batch, heads, t1 - t0, t1 - s0), t0, s0)
-        away = torch.arange(t0, t1, device=query.device)[:, None] - torch.arange(s0, t1, device=query.device)
-        scores = scores.masked_fill_(away < 0, float("-inf"))
-        lse[:, :, t0:t1] = scores.logsumexp(-1)
-        weights = torch.exp_(scores.sub_(lse[:, :, t0:t1, None]))  # (B, H, t, s)
-        mixed = weights.to(value.dtype).view(batch, groups, -1, t1 - s0) @ value[:, :, s0:t1]  # (B, G, H/G * t, Dv)
-        out[:, :, t0:t1] = mixed.view(batch, heads, t1 - t0, value.shape[3])
-        distance[:, :, t0:t1] = (weights * away).sum(-1)
-    return out, lse, distance
+        t1, s0 = min(t0 + _TILE, length), attention.first_key(t0) // _TILE * _TILE
+        t, s = t1 - t0, t1 - s0
+        for part in parts:
+            q = grouped[part][:, :, :, t0:t1].flatten(2, 3).flatten(0, 1)  # (P, H/G * t, D)
+            k, v = (x[part][:, :, s0:t1].flatten(0, 1) for x in (key, value))  # (P, s, D), (P, s, Dv)
+            scores = product(q, k).float().view(size[0], size[1] * shared, t, s)
+            scores = attention.scores_(scores, t0, s0)
+            scores[..., t0 - s0 :].masked_fill_(away[:t, :t] < 0, float("-inf"))
+            weights = scores.softmax(-1).view(*size, shared, t, s)
+            # by blocks of keys, since long sums in float32 lose digits
+            blocks = F.pad(weights, (0, -s % _TILE)) if s % _TILE else weights
+            blocks = blocks.unflatten(-1, (-1, _TILE))  # (b, G, H/G, t, blocks, 64)
+            mass, offset = blocks.sum(-1), blocks @ to_end
+            total = mass.sum(-1)  # softmax adds up with less care: not quite one in long rows
+            # of the largest score, where no weight is lost to underflow: log A = x - lse
+            lse[part][..., t0:t1] = scores.amax(-1).view(total.shape) - torch.log(weights.amax(-1) / total)
+            # keys before the tile: from t to the end of a block and from there to s, so that nothing cancels
+            ends = torch.arange((t0 - s0) // _TILE, device=query.device).flip(0) * _TILE
+            far = offset[..., :-1] + mass[..., :-1] * (within[:t, None] + ends)
+            near = weights[..., t0 - s0 :] * away[:t, :t]
+            distance[part][..., t0:t1] = (far.sum(-1) + near.sum(-1)) / total
+            mixed = product(weights.view(-1, shared * t, s).to(v.dtype), v.mT)  # (P, H/G * t, Dv)
+            out[part][:, :, :, t0:t1] = mixed.view(*size, shared, t, width) / total[..., None]
+    return out.flatten(1, 2), lse.flatten(1, 2), distance.flatten(1, 2)
 
 
 def read_attention(
