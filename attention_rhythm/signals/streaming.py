@@ -272,11 +272,11 @@ def _band_tiles(
 
         near = max(t0 - window + 1, s0) - s0  # first column inside the window of any row
         kernel = torch.where(distance >= 0, window - distance, 0).clamp_(min=0).to(weights.dtype)
-        waad[:, :, t0:t1] = window - torch.einsum("bhts,ts->bht", weights[..., near:], kernel[:, near:])
+        waad[:, :, t0:t1] = window - (weights[..., near:] * kernel[:, near:]).sum(-1)
 
         for total, (low, high) in zip(received, horizons, strict=True):
             band = distance >= max(low, 0) if high is None else (distance >= max(low, 0)) & (distance <= high)
-            total[:, :, s0:t1] += torch.where(band, weights, 0).mul_(rows[:, None, t0:t1, None]).sum(2)
+            total[:, :, s0:t1] += (weights * (band * rows[:, t0:t1, None])[:, None]).sum(2)
     return waad, received
 
 
