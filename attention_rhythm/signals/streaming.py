@@ -1,21 +1,21 @@
 """Per-head attention statistics without an N x N array.
 
-Every layer runs its ordinary fused attention. In a sampled layer the same call also returns the log-sum-exp of each
-row, and the statistics follow from q, k and that number:
+Layers that are not sampled run their ordinary fused attention. In a sampled layer the same pass over the keys also
+gives the log-sum-exp of each row, and the statistics follow from q, k and that number:
 
-- span (Eq. 7) needs the expected key position of each row. The keys' positions are appended to the values as extra
-  columns, so that the fused kernel returns the expectation beside the output. One column with the position would lose
-  digits at long range (t - E[s] cancels); the columns are instead the mass in each of a few blocks of positions, and
-  the offset within the block.
+- span (Eq. 7) needs the expected key position of each row. One sum over positions would lose digits at long range
+  (t - E[s] cancels): it is made of the mass in each of some blocks of positions, and the offset within the block. On a
+  CPU both are read off tiles of attention weights; on a GPU they are extra columns of the values, so that the fused
+  kernel returns them beside the output.
 - WAAD (Eq. 9) needs the W nearest keys of each row: rows sum to one, so
   sum_s A min(t-s, W) = W - sum_{t-s<W} A (W-t+s).
 - FAI (Eq. 10) needs the rows s+H_lo .. s+H_hi of column s.
 
 The last two are read off tiles of exp(scale q k^T - lse) that cover the band and nothing else. A layer whose attention
 is more than full (a window, chunks, a soft cap, a bias: `attention`) is computed in such tiles as a whole, over the
-keys that its rule shows. With sinks a row sums to rho < 1, and sum_s A min(t-s, W) = W rho - sum_{t-s<W} A (W-t+s).
-Time and memory are linear in N for a bounded horizon; with an open one (H_hi = None) time is quadratic and memory still
-linear.
+keys that its rule shows, and so is any layer that is read on a CPU. With sinks a row sums to rho < 1, and
+sum_s A min(t-s, W) = W rho - sum_{t-s<W} A (W-t+s). Time and memory are linear in N for a bounded horizon but for the
+attention itself; with an open one (H_hi = None) time is quadratic and memory still linear.
 
 On a GPU where Triton is installed, `streaming_triton` does the same in kernels of its own.
 """
@@ -118,10 +118,12 @@ def attention_and_span(
 def product(x: Float[Tensor, "P M D"], y: Float[Tensor, "P S D"]) -> Float[Tensor, "P M S"]:
     """x y^T of each pair.
 
-    A single pair in float32 on a CPU is left to oneDNN: twice as fast as torch's own product where that is MKL's on a
-    processor of another maker. y or its transpose has to be contiguous for it: else oneDNN has no fast product.
+    A single pair in float32 on a CPU is left to oneDNN: twice as fast as MKL's product on a processor that is not
+    Intel's. y or its transpose has to be contiguous: else oneDNN has no fast product. It has no gradients.
     """
-    if len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+    differentiable = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    single = len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and not differentiable
+    if single and x.numel() and y.numel() and torch.backends.mkldnn.is_available():
         return torch.ops.mkldnn._linear_pointwise(x[0], y[0], None, "none", [], "")[None]
     return x @ y.mT
 
@@ -367,7 +369,7 @@ class SignalRecorder:
 
 
 @contextmanager
-def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
+def mlps_in_pieces(model: torch.nn.Module, rows: int = 1024) -> Iterator[None]:
     """The gated MLPs of a model take at most `rows` positions at once.
 
     Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
