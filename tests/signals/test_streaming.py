@@ -4,6 +4,7 @@ Bounds, float32: WAAD 1e-4 tokens, FAI 1e-6, span 1e-5 relative; NaN in the same
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from attention_rhythm.signals.attention import Attention
 from attention_rhythm.signals.forward import head_statistics
 from attention_rhythm.signals.pieces import mlps_in_pieces
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
-from attention_rhythm.signals.streaming import attention_and_span, band_statistics
+from attention_rhythm.signals.streaming import SignalRecorder, attention_and_span, band_statistics
 from tests.support.signals import EVERY_LAYER, LargestTensor, assert_equal_signals
 
 MIXED = [(5, 40), (1, 7), (12, 25), (3, 1)]  # (prompt, response) tokens
@@ -152,6 +153,50 @@ def test_short_floats_are_widened_before_anything_is_summed(new_model, batch, dt
     torch.testing.assert_close(result.waad[0, 0, :, 20:], waad[0].float(), atol=1e-4, rtol=0)
     span = (weights * distance).sum(-1)[..., 20:].mean(-1)
     torch.testing.assert_close(result.span[0, 0], span[0].float(), atol=0, rtol=1e-5)
+
+
+def test_bfloat16_loses_nothing_but_what_float32_scores_lose():
+    """Against float64 of the same bfloat16 q, k and v, as SmolLM2 has them: 9 heads of 64 numbers, 3 of keys.
+
+    A float32 product of 64 terms is wrong by a few units in the last place of the largest score, and a weight by as
+    much, relatively: a span too, and a sum of weights times at most W. Weights or positions rounded to bfloat16 would
+    be wrong by 2^-9, a thousand times more.
+    """
+    n, window, low, high = 700, 10, 10, 100
+    generator = torch.Generator().manual_seed(0)
+    q = 2 * torch.randn(1, 9, n, 64, generator=generator)
+    k, v = torch.randn(2, 1, 3, n, 64, generator=generator)
+    q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    t = torch.arange(n)
+    response, distance = t >= n // 4, (t[:, None] - t).double()
+    recorder = SignalRecorder([0], response[None], window, [(low, high)])
+    out = recorder(SimpleNamespace(layer_idx=0), q, k, v, Attention(0.125))
+    result = recorder.statistics()
+
+    scores = q.double() @ k.double().repeat_interleave(3, 1).mT * 0.125
+    scores = scores.masked_fill(distance < 0, -torch.inf)
+    weights = scores.softmax(-1)  # (1, 9, n, n)
+    step = 4 * 2**-24 * float(scores[scores > -torch.inf].abs().max())  # relative error of a weight
+    assert step < 2**-9 / 500
+    span = (weights * distance).sum(-1)[..., response].mean(-1)
+    assert ((result.span[0] - span).abs() / span).max() < step
+    waad = (weights * distance.clamp(max=window)).sum(-1)[..., response]
+    assert (result.waad[0][..., response] - waad).abs().max() < window * step
+    band = (distance >= low) & (distance <= high) & response[:, None]
+    fai = (weights * band).sum(-2) / band.sum(0)  # (1, 9, n)
+    seen = response & (band.sum(0) > 0)
+    assert ((result.fai[0][0] - fai).abs() / fai)[..., seen].max() < step
+    mixed = weights @ v.double().repeat_interleave(3, 1)
+    torch.testing.assert_close(out.double(), mixed, rtol=2**-8, atol=1e-5)  # half a step of bfloat16
+
+
+def test_attention_that_is_read_keeps_its_gradients():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 150, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
+    out, _, _ = attention_and_span(q, k, v, 0.3)
+    own = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(torch.autograd.grad(out.square().sum(), [q, k, v]),
+                               torch.autograd.grad(own.square().sum(), [q, k, v]), atol=1e-5, rtol=1e-4)  # fmt: skip
 
 
 def test_values_of_another_size_than_the_keys():
