@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Set up .venv (once), then make the tables and figures (./reproduce.sh --help), put them on one page
 # (./reproduce.sh report) or test (./reproduce.sh test).
+# ./reproduce.sh gpu-check checks one GPU with the Python that is active: it sets up nothing.
 # The engines (vLLM and Megatron-core) and verl need other packages than the rest, so on a CPU each has an environment of
 # its own: ./reproduce.sh setup-engines and setup-verl set up .venv-engines and .venv-verl, ./reproduce.sh test engines
 # and test verl do so and test them.
@@ -68,6 +69,33 @@ set_up() {
     fi
     exec 9>&-
 }
+
+# Whether the command $1 starts and has what the check of a GPU needs.
+checks_gpus() {
+    suits "$1" && "$1" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("transformers")))'
+}
+
+if [[ ${1:-} == gpu-check ]]; then
+    here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+    shift
+    candidates=(python python3) arguments=()
+    while (($#)); do
+        case $1 in
+            --python) [[ -n ${2:-} ]] || { echo "usage: ./reproduce.sh gpu-check --python PYTHON" >&2; exit 2; }
+                candidates=("$2"); shift ;;
+            --python=*) candidates=("${1#--python=}") ;;
+            *) arguments+=("$1") ;;
+        esac
+        shift
+    done
+    for python in "${candidates[@]}"; do
+        if checks_gpus "$python"; then
+            # -P: the folder where the command is given is no place to import from
+            PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" -P -m benchmarks.gpu_check "${arguments[@]}"
+        fi
+    done
+    fail "${candidates[*]}: no Python 3.11 or 3.12 with torch and transformers; activate one, or name it: --python PYTHON"
+fi
 
 # Paths mean what they mean where the command was given, and the rest happens in the repository's folder.
 absolute() { if [[ -d $1 ]]; then realpath -- "$1"; else echo "$1"; fi; }

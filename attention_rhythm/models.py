@@ -104,6 +104,7 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from attention_rhythm.products import use_faster_products
     from attention_rhythm.signals.attention import UnsupportedAttention, check_implementation
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -129,6 +130,7 @@ def load_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = model.to(device).eval().requires_grad_(False)
+    use_faster_products(model)
     try:
         check_implementation(model)
     except UnsupportedAttention:

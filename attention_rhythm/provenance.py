@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parent.parent
 _LIBRARIES = (
     "torch",
+    "triton",
     "transformers",
     "tokenizers",
     "numpy",

@@ -28,7 +28,7 @@ def write(output: Path, record: Mapping[str, Any]) -> None:
 
 def report(output: Path, claims: list[dict[str, Any]]) -> None:
     """Print the claims that have a bound, and where the rest is."""
-    about = ("claim", "dtype", "length")
+    about = ("claim", "model", "dtype", "length")
     for claim in claims:
         if claim.get("held") is not None:
             name = " ".join(str(claim[key]) for key in about if key in claim)

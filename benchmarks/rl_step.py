@@ -1,15 +1,19 @@
-"""Speed of a whole RL step: this project's loop against TRL's GRPOTrainer, and what credit costs in it.
+"""Speed of a whole RL step in the recipe of the embedded experiment: this project's loop against TRL's GRPOTrainer and
+against an earlier version of itself, and what credit costs in it.
 
-    .venv/bin/python -m benchmarks.rl_step [--trl-python PYTHON] [--steps N] [--threads N]
+    .venv/bin/python -m benchmarks.rl_step [--trl-python PYTHON] [--before FOLDER] [--steps N] [--threads N]
 
-    ours   training/loop.py with the recipe of the embedded experiment and coupled-rhythm credit, --batch sequences in
-           one pass (the recipe: 256): groups of like length pad less, and change nothing but rounding
-    trl    GRPOTrainer, which has no credit: the same policy, puzzles, rewards, batch (16 prompts x 16 samples), length
-           (96 tokens), two gradient steps a batch at the same rate, no KL term, temperature 1, float32
+    ours      training/loop.py with the recipe and coupled-rhythm credit
+    before    the same of another version of this repository, in FOLDER (git archive COMMIT | tar -x -C FOLDER)
+    trl       GRPOTrainer, which has no credit, with the model as transformers loads it: the same policy, puzzles,
+              rewards, batch (16 prompts x 16 samples), length (96 tokens), two gradient steps a batch at the same rate,
+              no KL term, temperature 1, float32
+    trl_fast  the same with this project's matrix products (attention_rhythm/products.py)
 
 PYTHON is that of an environment with benchmarks/requirements-trl.txt; without it TRL is "not run". Each side is a
-process of its own, they take turns step by step; the first step of each is thrown away. Speed is response tokens that
-were generated and learned from, per second of the whole step.
+process of its own, they take turns step by step; the first steps of each, which prepare what later ones find, are
+thrown away. Speed is response tokens that were generated and learned from, per second of the whole step. Ours and
+before begin alike, and their metrics are compared.
 
 After each of our steps its batch is read again, with and without signals in turn: the difference, and the time of gamma
 and of shaping the advantages, is what credit adds to the step.
@@ -25,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +42,16 @@ RESULTS = ROOT / "benchmarks" / "results" / "rl_step.json"
 PHASES = ("generate", "read", "reward", "credit", "update")
 PROMPTS, SAMPLES, GRADIENT_STEPS, TOKENS = 16, 16, 2, 96  # of training/configs/countdown.toml, for TRL
 POLICY = ROOT / "training" / "checkpoints" / "countdown-policy"
-SPEEDUP, CREDIT_SHARE = 1.5, 0.01  # what is claimed
+SPEEDUP, OVER_BEFORE, CREDIT_SHARE, CLOSE = 2.5, 2.0, 0.01, 1e-3  # what is claimed
+SAME = ("reward_mean", "entropy", "loss", "grad_norm", "approx_kl", "gamma_coverage")  # metrics of both versions
+WARM_UP = 3  # steps
 
 
 # -------------------------------------------------------------------------------------------- the sides
 
 
-def ours(batch: int) -> tuple[Callable[[Any], dict[str, Any]], str]:
-    """A step of the loop a request, with `batch` sequences in one pass."""
+def ours() -> tuple[Callable[[Any], dict[str, Any]], str]:
+    """A step of the loop a request."""
     import torch
 
     from attention_rhythm.credit import credit_weights, shape_advantages
@@ -56,13 +63,8 @@ def ours(batch: int) -> tuple[Callable[[Any], dict[str, Any]], str]:
     from training.loop import _Run
     from training.measuring import correct
 
-    recipe = load_toml("countdown")
-    variant = {
-        "credit": {"strategy": "coupled_rhythm"},
-        "optim": {"micro_batch": batch},
-        "loop": {"forward_batch": batch},
-    }
-    config = make_config(recipe, variant, steps=10_000, seed=0)
+    variant = {"credit": {"strategy": "coupled_rhythm"}}
+    config = make_config(load_toml("countdown"), variant, steps=10_000, seed=0)
     sizes = (config.prompts_per_step, config.samples_per_prompt, config.gradient_steps, config.max_new_tokens)
     assert sizes == (PROMPTS, SAMPLES, GRADIENT_STEPS, TOKENS), "the recipe is no longer the one that TRL is given"
     model, tokenizer = load_model(str(POLICY))
@@ -101,19 +103,21 @@ def ours(batch: int) -> tuple[Callable[[Any], dict[str, Any]], str]:
         )
         phases = {name: record[f"seconds_{name}"] for name in PHASES}
         tokens = int(rollout.response.sum())
-        return {**cost, "tokens": tokens, "phases": phases, "signals": statistics.median(differences), "gamma": credit}
+        metrics = {name: record[name] for name in SAME}
+        shares = {"signals": statistics.median(differences), "gamma": credit}
+        return {**cost, **shares, "tokens": tokens, "phases": phases, "metrics": metrics}
 
     return answer, f"torch {torch.__version__}"
 
 
-def trl(_: int) -> tuple[Callable[[Any], dict[str, Any]], str]:
+def trl(*, fast: bool = False) -> tuple[Callable[[Any], dict[str, Any]], str]:
     """Two optimizer steps of a GRPOTrainer, which are one batch of completions, a request.
 
     A mini-batch is one pass: the trainer pads a whole batch of completions to its longest, smaller passes save nothing.
     """
     import torch
     from datasets import Dataset
-    from transformers import TrainerCallback
+    from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer, __version__
 
     from attention_rhythm.models import load_model
@@ -122,6 +126,8 @@ def trl(_: int) -> tuple[Callable[[Any], dict[str, Any]], str]:
     from attention_rhythm.tasks.puzzles import load_puzzles
 
     model, tokenizer = load_model(str(POLICY))
+    if not fast:
+        model = AutoModelForCausalLM.from_pretrained(POLICY, dtype=torch.float32)
     model.requires_grad_(True)
     problems = load_puzzles("train", 2048)
     go, done, lengths = threading.Semaphore(0), threading.Semaphore(0), []
@@ -187,7 +193,7 @@ def trl(_: int) -> tuple[Callable[[Any], dict[str, Any]], str]:
     return answer, f"trl {__version__}, torch {torch.__version__}"
 
 
-SIDES = {"ours": ours, "trl": trl}
+SIDES = {"ours": ours, "before": ours, "trl": trl, "trl_fast": partial(trl, fast=True)}
 
 
 # -------------------------------------------------------------------------------------- the measurement
@@ -206,50 +212,75 @@ def summary(steps: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def with_these_benchmarks(folder: Path) -> Path:
+    """Another version of the repository with the benchmarks of this one, so that both are measured alike."""
+    mixed = Path(tempfile.mkdtemp())
+    for entry in folder.resolve().iterdir():
+        (mixed / entry.name).symlink_to(ROOT / "benchmarks" if entry.name == "benchmarks" else entry)
+    return mixed
+
+
+def farthest(ours: list[dict[str, Any]], before: list[dict[str, Any]]) -> float:
+    """The largest difference of a metric in any step, relative to it."""
+    pairs = [
+        (a["metrics"][name], b["metrics"][name]) for a, b in zip(ours, before, strict=True) for name in a["metrics"]
+    ]
+    return max(abs(a - b) / abs(b) if b else abs(a) for a, b in pairs)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rl_step", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rl_step", description=__doc__.split("\n\n")[0])
     parser.add_argument("--trl-python", type=Path, metavar="PYTHON", help="without it, TRL is not run")
-    parser.add_argument("--steps", type=int, default=8, metavar="N", help="steps of each side (default: 8)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of each side (default: 2)")
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="of our passes, in sequences (default: 32)")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="of another version; without it, it is not run")
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="steps of each side (default: 10)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each side (default: 1)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--serve", choices=list(SIDES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(lambda: SIDES[options.serve](options.batch))
+        serve(SIDES[options.serve])
         return 0
 
-    pythons = {"ours": sys.executable} | ({"trl": options.trl_python} if options.trl_python else {})
-    steps: dict[str, list[dict[str, Any]]] = {side: [] for side in pythons}
+    places: dict[str, tuple[str | Path, Path]] = {"ours": (sys.executable, ROOT)}
+    if options.before:
+        places["before"] = (sys.executable, with_these_benchmarks(options.before))
+    if options.trl_python:
+        places |= {side: (options.trl_python, ROOT) for side in ("trl", "trl_fast")}
+    steps: dict[str, list[dict[str, Any]]] = {side: [] for side in places}
     with ExitStack() as stack:
-        arguments = ["--batch", str(options.batch), "--serve"]
         workers = [
-            stack.enter_context(Worker(side, "benchmarks.rl_step", [*arguments, side], options.threads, python))
-            for side, python in pythons.items()
+            stack.enter_context(
+                Worker(side, "benchmarks.rl_step", ["--serve", side], options.threads, python, folder=folder)
+            )
+            for side, (python, folder) in places.items()
         ]
         about = {worker.name: worker.about for worker in workers}
-        for number in range(options.steps + 1):
+        for number in range(1 - WARM_UP, options.steps + 1):
             for worker in workers if number % 2 == 0 else workers[::-1]:
                 step = worker(None)
-                if number:  # the first is slower
-                    steps[worker.name].append(step)
-                    speed = step["tokens"] / step["wall_seconds"]
-                    print(f"{number}/{options.steps} {worker.name}: {speed:.0f} tokens/s", flush=True)
+                steps[worker.name].append(step)
+                speed = step["tokens"] / step["wall_seconds"]
+                print(f"{number}/{options.steps} {worker.name}: {speed:.0f} tokens/s", flush=True)
 
-    sides = {side: summary(steps[side]) if side in steps else "not run" for side in SIDES}
+    gap = farthest(steps["ours"], steps["before"]) if "before" in steps else None
+    sides = {side: summary(steps[side][WARM_UP:]) if side in steps else "not run" for side in SIDES}
     mine = sides["ours"]
     share = (mine["signals_seconds"] + mine["gamma_seconds"]) / mine["wall_seconds"]
-    claims = [make_claim("credit_of_step", share, "<=", CREDIT_SHARE)]
-    if "trl" in steps:
-        ratio = mine["tokens_per_second"] / sides["trl"]["tokens_per_second"]
-        claims.append(make_claim("ours_of_trl", ratio, ">=", SPEEDUP))
-    settings = {
-        "policy": POLICY.name,
-        "steps": options.steps,
-        "threads": options.threads,
-        "batch": options.batch,
-        "about": about,
-    }
+
+    def over(side: str) -> float | None:
+        """Median over the rounds of the ratio of speeds within a round."""
+        if side not in steps:
+            return None
+        return statistics.median(a / b for a, b in zip(mine["speeds"], sides[side]["speeds"], strict=True))
+
+    claims = [
+        make_claim("credit_of_step", share, "<=", CREDIT_SHARE),
+        make_claim("ours_of_before", over("before"), ">=", OVER_BEFORE),
+        make_claim("metrics_of_before", gap, "<=", CLOSE),
+        make_claim("ours_of_trl", over("trl"), ">=", SPEEDUP),
+        make_claim("ours_of_trl_fast", over("trl_fast"), ">=", None),
+    ]
+    settings = {"policy": POLICY.name, "steps": options.steps, "threads": options.threads, "about": about}
     settings |= {"prompts": PROMPTS, "samples": SAMPLES, "gradient_steps": GRADIENT_STEPS, "max_new_tokens": TOKENS}
     write(options.output, {"settings": settings, "sides": sides, "claims": claims})
     report(options.output, claims)

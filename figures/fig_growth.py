@@ -17,12 +17,16 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFo
 
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_json
-from figures.style import BLUE, PAGE, RED, save, theme
+from figures.style import BLUE, GREY, PAGE, RED, save, theme
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "growth.json"
 AXES = {"length": "sequence length (tokens)", "batch": "sequences in a batch", "layers": "layers of the model"}
 QUANTITIES = {"wall_seconds": "time (s)", "above_mib": "memory above weights (MiB)"}
-PASSES = {"separate": ("separate pass", BLUE), "fused": ("fused with log-probs", RED)}
+PASSES = {
+    "separate": ("separate pass", BLUE),
+    "fused": ("fused with log-probs", RED),
+    "eager": ("eager maps", GREY),  # shorter: as far as they fit into memory
+}
 
 
 @theme()
@@ -37,6 +41,8 @@ def draw(rows: pd.DataFrame, fits: pd.DataFrame) -> Figure:
         for ax, (axis, label) in zip(line, AXES.items(), strict=True):
             for name, (shown, color) in PASSES.items():
                 own = rows[(rows["pass"] == name) & (rows["axis"] == axis)]
+                if own.empty:
+                    continue
                 fit = fits[(fits["pass"] == name) & (fits["axis"] == axis) & (fits["quantity"] == quantity)].iloc[0]
                 ax.plot(own[axis], own[quantity], marker="o", ms=3, color=color, label=f"{shown}: {_exponent(fit)}")
             ax.set(xscale="log", yscale="log")

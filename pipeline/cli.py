@@ -38,7 +38,8 @@ def make_parser() -> argparse.ArgumentParser:
         "Also: ./reproduce.sh report [PROFILE] (results/PROFILE/report.html, from the results that are there);\n"
         "./reproduce.sh test [engines|verl] [pytest arguments];\n"
         "./reproduce.sh setup-engines (vLLM, Megatron-core for a CPU, in .venv-engines, 4 GB);\n"
-        "./reproduce.sh setup-verl (verl for a CPU, in .venv-verl, 2 GB)",
+        "./reproduce.sh setup-verl (verl for a CPU, in .venv-verl, 2 GB);\n"
+        "./reproduce.sh gpu-check (one GPU, with the active python; installs nothing, under nine minutes)",
         epilog="stages, in order (minutes: smoke and cpu on two cores; gpu and paper are estimates):\n"
         f"{stages}\n\n"
         "environment: DATA_DIR (folder of benchmark .jsonl files), MODEL_DIR (folder of models, by their names),\n"

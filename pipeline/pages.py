@@ -4,9 +4,9 @@
 
 What stands between `<!-- NAME -->` and `<!-- end -->` is what NAME says: a table, results/PROFILE/tables/TABLE.md;
 `headline`, ten claims of the summaries; `in-training`, what training runs recorded; `stages`, the measured minutes of
-each stage; `costs`, the claims of the benchmarks; `graders`, this project's and others side by side; `solutions`, what
-the grader says of the sources' own; `without-softmax`, lifts in three architectures; `tree` and `imports`, the modules
-and who imports whom.
+each stage; `costs`, the claims of the benchmarks; `gpu`, those of one GPU; `graders`, this project's and others side by
+side; `solutions`, what the grader says of the sources' own; `without-softmax`, lifts in three architectures; `tree` and
+`imports`, the modules and who imports whom.
 """
 
 from __future__ import annotations
@@ -71,11 +71,17 @@ COSTS = {
     "fused_of_logp": "time of the old-log-prob pass with signals / without",
     "signals_mib": "memory of the separate pass above the weights, MiB",
     "credit_of_step": "time of credit and signals / of a step of the embedded experiment",
+    "fused_of_real_step": "time of credit and fused signals / of a GRPO step of 64 responses",
+    "separate_of_real_step": "time of credit and the separate pass / of a GRPO step of 64 responses",
     "ours_of_trl": "tokens per second of a step of the loop / of TRL's GRPOTrainer",
+    "ours_of_trl_fast": "the same / of TRL's GRPOTrainer with this project's matrix products",
+    "ours_of_before": "tokens per second of a step of the loop: now / at 2178a5b, in the recipe's passes",
+    "metrics_of_before": "largest relative difference of a metric of these steps",
     "batched_of_generate": "perturbation, candidates per second: batched / one `generate` call each",
     "right_refused": "share of right answers that the grader refuses, without documented styles",
     "wrong_paid": "share of wrong answers that the grader pays",
     "speed_of_before": "grades per second of boxed answers: now / in version 0.2.0",
+    "memory_of_token": "memory of the separate pass for each token, bytes",
     "memory_exponent_of_length": "exponent with which memory grows in the number of tokens",
 }
 BENCHMARKS = {
@@ -86,6 +92,7 @@ BENCHMARKS = {
     "aime24": "AIME24",
 }
 SENSES = {"<=": "at most", ">=": "at least", "within": "from"}
+GPU = "gpu_check.json"  # of benchmarks/results
 
 
 def stage_minutes(root: Path = ROOT) -> str:
@@ -171,16 +178,21 @@ def in_training(root: Path = ROOT) -> str:
 def costs(root: Path = ROOT) -> str:
     """The claims of the benchmarks, one row a comparison: measured at each length, claimed, met?"""
     files = sorted(root.glob("benchmarks/results/*.json"))
-    records = {path.name: read_json(path).get("claims", []) for path in files}
-    claims = pd.concat(pd.DataFrame(record).assign(file=name) for name, record in records.items() if record)
-    claims = claims[claims["bound"].notna()].fillna({"dtype": "", "length": 0})
+    absent = {"model": "", "dtype": "", "length": 0}
+    found = [
+        {**absent, "file": path.name, **claim}
+        for path in files
+        if path.name != GPU
+        for claim in read_json(path).get("claims", [])
+    ]
+    claims = pd.DataFrame(claim for claim in found if claim["bound"] is not None)
     rows = []
-    for (file, claim, dtype), own in claims.groupby(["file", "claim", "dtype"], sort=False):
+    for (file, claim, *about), own in claims.groupby(["file", "claim", "model", "dtype"], sort=False):
         first = own.iloc[0]
         bound = " to ".join(f"{end:g}" for end in pd.Series(first["bound"]))
         rows.append(
             {
-                "What": COSTS.get(claim, claim) + (f", {dtype}" if dtype else ""),
+                "What": ", ".join([COSTS.get(claim, claim), *filter(None, about)]),
                 "Tokens": " / ".join(f"{length:.0f}" for length in own["length"] if length) or "—",
                 "Measured": " / ".join(f"{value:.3g}" for value in own["value"]),
                 "Claimed": f"{SENSES[first['sense']]} {bound}",
@@ -189,6 +201,36 @@ def costs(root: Path = ROOT) -> str:
             }
         )
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
+def gpu(root: Path = ROOT) -> str:
+    """What `./reproduce.sh gpu-check` found on a GPU: a row for each name of a claim, with its worst value."""
+    path = root / "benchmarks" / "results" / GPU
+    record = read_json(path) if path.exists() else {}
+    hardware = record.get("gpu")
+    if not hardware:
+        return "Not run yet: no GPU at hand."
+    rows = []
+    for name in dict.fromkeys(claim["claim"] for claim in record["claims"]):
+        own = [claim for claim in record["claims"] if claim["claim"] == name]
+        bounded = [claim for claim in own if claim.get("bound") is not None and claim["value"] is not None]
+        worst = (min if bounded and bounded[0]["sense"] == ">=" else max)(
+            (claim["value"] for claim in bounded), default=None
+        )
+        verdicts = [claim["verdict"] for claim in own]
+        counts = {verdict: verdicts.count(verdict) for verdict in ("pass", "fail", "not run") if verdict in verdicts}
+        rows.append(
+            {
+                "What": record["words"].get(name, name),
+                "Worst": "—" if worst is None else f"{worst:.3g}",
+                "Claimed": f"{SENSES[bounded[0]['sense']]} {bounded[0]['bound']:g}" if bounded else "—",
+                "Verdicts": ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "measured",
+            }
+        )
+    versions = record["environment"]["packages"]
+    about = ", ".join(f"{name} {versions[name]}" for name in ("torch", "triton", "transformers") if name in versions)
+    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    return f"{table}\n\nOn one {hardware['name']} ({hardware['memory_gib']:g} GiB), CUDA {hardware['cuda']}, {about}."
 
 
 def graders(root: Path = ROOT) -> str:
@@ -296,6 +338,7 @@ MADE = {
     "in-training": in_training,
     "stages": stage_minutes,
     "costs": costs,
+    "gpu": gpu,
     "graders": graders,
     "solutions": solutions,
     "without-softmax": without_softmax,

@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 # But the Triton kernels' module: Triton compiles a function's own source and names, and a checked one has others.
 LIBRARY = Path(__file__).parents[1] / "attention_rhythm"
 SIGNALS = [f"signals.{path.stem}" for path in sorted((LIBRARY / "signals").glob("[a-z]*.py"))]
-MATHEMATICS = [name for name in SIGNALS if name != "signals.streaming_triton"] + ["credit", "grpo"]
+MATHEMATICS = [name for name in SIGNALS if name != "signals.streaming_triton"] + ["credit", "grpo", "products"]
 install_import_hook([f"attention_rhythm.{name}" for name in MATHEMATICS], "beartype.beartype")
 
 

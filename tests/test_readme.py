@@ -21,7 +21,7 @@ FENCED = [
 ]
 INLINE = re.findall(r"`((?:\./reproduce\.sh|(?:\.venv\S*/)?python -m) ?[^`]*)`", README)
 COMMANDS = [shlex.split(line, comments=True) for line in (*FENCED, *INLINE)]
-ELSEWHERE = re.compile(r"test|setup-\w+")  # what the script does itself
+ELSEWHERE = re.compile(r"test|setup-\w+|gpu-check")  # what the script does itself
 
 # Words that stand for something of the reader's.
 STANDS_FOR = {"PROFILE": "smoke", "NAME": "figures", "PROBLEMS": "20"}

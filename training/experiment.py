@@ -8,7 +8,6 @@ the same order with the same random numbers, so they are compared seed by seed.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,49 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attention_rhythm.credit import CreditConfig
 from attention_rhythm.errors import UsageError
 from attention_rhythm.files import sha256_of, write_json
 from attention_rhythm.models import model_sha256
-from attention_rhythm.signals.reading import SignalConfig
 from attention_rhythm.statistics import t_interval
 from evaluation.settings import Run
-from training.actors.train import OptimConfig
-from training.loop import TrainConfig
+from training.recipes import load_toml, make_config
 from training.runs import PASSES, PlannedRun, do_and_keep
 from training.settings import ExperimentSettings
 
-CONFIGS = Path(__file__).parent / "configs"
 ROOT = Path(__file__).resolve().parent.parent
 BASELINES = ("grpo", "random")  # what every other variant is compared with
 
 
 # ------------------------------------------------------------------------------------------ settings
-
-
-def load_toml(name: str) -> dict[str, Any]:
-    """training/configs/NAME.toml."""
-    return tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))
-
-
-def make_config(recipe: Mapping[str, Any], variant: Mapping[str, Any], *, steps: int, seed: int) -> TrainConfig:
-    """The recipe with a variant's changes: tables [credit], [signals], [optim]; the rest is `[loop]`."""
-    tables = {
-        name: {**recipe.get(name, {}), **variant.get(name, {})} for name in ("credit", "signals", "optim", "loop")
-    }
-    horizon = tables["signals"].get("horizon")
-    if horizon is not None:  # TOML has no null: "end" is an open horizon
-        tables["signals"]["horizon"] = (horizon[0], None if horizon[1] == "end" else horizon[1])
-    if tables["signals"].get("head_fraction") == "all":
-        tables["signals"]["head_fraction"] = None
-    return TrainConfig(
-        credit=CreditConfig(**tables["credit"]),
-        signals=SignalConfig(**tables["signals"]),
-        optim=OptimConfig(**{k: tuple(v) if k == "betas" else v for k, v in tables["optim"].items()}),
-        **tables["loop"],
-        steps=steps,
-        seed=seed,
-    )
 
 
 def with_passes_of(recipe: Mapping[str, Any], sequences: int) -> dict[str, Any]:

@@ -6,8 +6,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from analysis.couplings import counts
-from attention_rhythm.signals.peaks import find_peaks
 from training.actors.attn import Reading
 from training.actors.infer import Rollout
 
@@ -57,6 +55,9 @@ def rhythm_statistics(reading: Reading, response: Bool[Tensor, "B N"]) -> dict[s
 
     `waad_peak_entropy` (nats) and `fai_follows_or_coincides_waad` (a share). NaN where there is no peak.
     """
+    from analysis.couplings import counts  # pandas and scipy, which a run without these statistics does not need
+    from attention_rhythm.signals.peaks import find_peaks
+
     assert reading.signals is not None
     arrays = {"waad": reading.signals.waad, "fai": reading.signals.fai, "entropy": reading.entropy}
     arrays = {name: value.cpu().numpy() for name, value in arrays.items()}

@@ -20,7 +20,7 @@ from transformers import Cache, EncoderDecoderCache, PreTrainedModel, cache_util
 
 from attention_rhythm.generation import proof
 from attention_rhythm.generation.base import BrokenLogits
-from attention_rhythm.signals.architecture import UnsupportedAttention
+from attention_rhythm.signals.architecture import UnsupportedAttention, attention_modules
 from attention_rhythm.signals.attention import Attention, described_attention
 
 _BLOCK = 64  # tokens
@@ -63,6 +63,7 @@ class PrefixDecoder:
         self, model: PreTrainedModel, prefixes: list[torch.Tensor], group: torch.Tensor, visible: torch.Tensor
     ):
         self.model = model
+        self.modules = attention_modules(model)
         self.device = model.device
         self.prefix_keys: dict[int, torch.Tensor] = {}  # layer -> (G, H_kv, N, D)
         self.prefix_values: dict[int, torch.Tensor] = {}
@@ -106,7 +107,7 @@ class PrefixDecoder:
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """See `Decoder.step`: tokens (B,) -> logits (B, V)."""
         positions = (self.visible + self.length)[:, None]
-        with described_attention(self.model, self._attend):
+        with described_attention(self.model, self._attend, self.modules):
             out = self.model(input_ids=tokens[:, None], position_ids=positions, use_cache=False)
         self.length += 1
         return _finite(out.logits[:, -1])

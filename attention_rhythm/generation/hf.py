@@ -16,8 +16,9 @@ from attention_rhythm.generation.choice import Rows, make_decoder
 from attention_rhythm.generation.conventions import ResponseText, repetition_penalty, stop_token_ids
 from attention_rhythm.signals.architecture import exclusive, language_model
 
-# Finished rows leave once they are this share of the batch: leaving copies the caches of those that stay.
-_LEAVE_AT = 0.125
+# Finished rows leave once they are this share of the batch: leaving copies the caches of those that stay. What stays is
+# a multiple of so many rows, finished ones among them: libraries prepare their products anew for each new number.
+_LEAVE_AT, _STAY_BY = 0.125, 16
 _BLOCK = 64  # tokens whose probabilities are summed first, when one is drawn
 _PIECE = 2**20  # logits that are drawn from at once
 
@@ -156,9 +157,14 @@ def continue_rows(
         if gone == len(rows):
             return tokens, logprobs
         if gone >= _LEAVE_AT * len(rows):
-            stay = (~finished).nonzero()[:, 0]
-            decoder.keep(stay)
-            rows, current, finished = rows[stay], current[stay], finished[stay]
+            stay = finished.long().argsort(stable=True)[: _rounded_up(len(rows) - gone)]
+            if len(stay) < len(rows):
+                decoder.keep(stay)
+                rows, current, finished = rows[stay], current[stay], finished[stay]
+
+
+def _rounded_up(rows: int) -> int:
+    return -(-rows // _STAY_BY) * _STAY_BY if rows > _STAY_BY else rows
 
 
 class HFGenerator:

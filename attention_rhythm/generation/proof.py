@@ -42,7 +42,9 @@ _STEPS = 3
 
 
 def misfit(model: PreTrainedModel, decode: Decode, visible: Sequence[int]) -> str | None:
-    """Why a decoder is not equal to full forward passes of this model; None if it is. Tried once for each model.
+    """Why a decoder is not equal to full forward passes of this model; None if it is.
+
+    Tried once for each model, and once more where autocast rounds what it computes.
 
     Args:
         decode: the decoder's constructor.
@@ -51,10 +53,11 @@ def misfit(model: PreTrainedModel, decode: Decode, visible: Sequence[int]) -> st
     BrokenLogits: NaN or inf in what the model predicts.
     """
     answers = _shown.setdefault(model, {})
-    key = (decode, tuple(visible))
+    exact = _computes_exactly(model)
+    key = (decode, tuple(visible), exact)
     if key not in answers:
         try:
-            answers[key] = _difference(model, decode, visible)
+            answers[key] = _difference(model, decode, visible, _EXACT if exact else _ROUNDED)
         except STUMBLES as error:
             answers[key] = _said(error)
     return answers[key]
@@ -69,8 +72,8 @@ def _said(error: Exception) -> str:
 
 
 @torch.inference_mode()
-def _difference(model: PreTrainedModel, decode: Decode, visible: Sequence[int]) -> str | None:
-    """The largest difference as a sentence; None within what rounding explains."""
+def _difference(model: PreTrainedModel, decode: Decode, visible: Sequence[int], rounding: float) -> str | None:
+    """The largest difference as a sentence; None within `rounding`."""
     prefix, more = _some_tokens(model, max(visible)), _some_tokens(model, len(visible) * _STEPS, seed=1)
     steps = more.view(_STEPS, len(visible))
     decoder = decode(model, [prefix], torch.zeros(len(visible), dtype=torch.long), torch.tensor(visible))
@@ -82,10 +85,15 @@ def _difference(model: PreTrainedModel, decode: Decode, visible: Sequence[int]) 
         gap = (ours[row] - whole).square().mean(-1).sqrt() / whole.std(-1).clamp(min=1e-12)
         worst.append(gap.max())
     share = float(torch.stack(worst).max())
-    exact = model.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    if share <= (_EXACT if exact or model.dtype == torch.float64 else _ROUNDED):
-        return None
-    return f"its logits would be off by {share:.1e} of their spread"
+    return None if share <= rounding else f"its logits would be off by {share:.1e} of their spread"
+
+
+def _computes_exactly(model: PreTrainedModel) -> bool:
+    """Whether the model computes in float32 or better here: not under autocast, nor in TensorFloat-32."""
+    if torch.is_autocast_enabled(model.device.type):
+        return False
+    highest = torch.get_float32_matmul_precision() == "highest"
+    return model.dtype == torch.float64 or (model.dtype == torch.float32 and highest)
 
 
 def _some_tokens(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Tensor:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -79,6 +80,24 @@ def backbone(model: PreTrainedModel) -> nn.Module:
     return _backbones[model]
 
 
+def hidden_states(
+    model: PreTrainedModel, input_ids: Int[Tensor, "B N"], positions: Int[Tensor, "B N"] | None = None
+) -> Float[Tensor, "B N D"]:
+    """What the decoder hands to the output head, of right-padded sequences; in no unit.
+
+    positions: of the tokens in their sequences; None: as they stand.
+    """
+    given = {} if positions is None else {"position_ids": positions}
+    out = backbone(model)(input_ids=input_ids, use_cache=False, **given)
+    return out[0] if isinstance(out, tuple) else out.last_hidden_state
+
+
+def rounding(model: PreTrainedModel) -> float:
+    """Share of the largest hidden state by which two orders of the same sums may differ."""
+    exact = model.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(model.device.type)
+    return 1e-4 if exact else 2e-2
+
+
 _backbones: weakref.WeakKeyDictionary[PreTrainedModel, nn.Module] = weakref.WeakKeyDictionary()
 
 
@@ -99,10 +118,11 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
 
     Those that attend to images are left out; so are unnumbered ones beside numbered ones, which belong to other parts.
     """
-    found = [module for module in text_decoder(model).modules() if _asks_the_interface(type(module))]
+    found = [m for m in text_decoder(model).modules() if _asks_the_interface(type(m))]  # type: ignore[arg-type]
     return [module for module in found if getattr(module, "layer_idx", None) is not None] or found
 
 
+@cache
 def _asks_the_interface(kind: type[nn.Module]) -> bool:
     code = getattr(inspect.unwrap(kind.forward), "__code__", None)
     if code is None or "cross_attention_states" in code.co_varnames[: code.co_argcount]:
@@ -208,10 +228,16 @@ def exclusive(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Every layer of attention goes through the implementation of that name, in this thread, inside the block."""
+def attention_implementation(
+    model: PreTrainedModel, name: str, modules: Sequence[nn.Module] | None = None
+) -> Iterator[None]:
+    """Every layer of attention goes through the implementation of that name, in this thread, inside the block.
+
+    modules: `attention_modules(model)`, from who enters the block token by token and has looked for them before.
+    """
     with exclusive(model):
-        found: list[Any] = [text_config(model), *(module.config for module in attention_modules(model))]
+        modules = attention_modules(model) if modules is None else modules
+        found: list[Any] = [text_config(model), *(module.config for module in modules)]
         configs = {id(config): config for config in found}
         before = {number: config._attn_implementation for number, config in configs.items()}
         try:

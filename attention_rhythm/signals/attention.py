@@ -32,6 +32,7 @@ from attention_rhythm.signals.architecture import (
     backbone,
     exclusive,
     fresh_positions,
+    hidden_states,
     some_tokens,
     text_config,
 )
@@ -274,17 +275,21 @@ AttentionMaskInterface.register(_NAME, _mask)
 
 
 @contextmanager
-def described_attention(model: PreTrainedModel, function: AttentionFunction) -> Iterator[None]:
+def described_attention(
+    model: PreTrainedModel, function: AttentionFunction, modules: Sequence[torch.nn.Module] | None = None
+) -> Iterator[None]:
     """Run every attention layer of `model` through `function(module, query, key, value, attention)` inside the block.
 
     Shapes: query (B, H, T, D), key (B, H_kv, T, D), value (B, H_kv, T, D_v), result (B, H, T, D_v). Sequences are to be
-    padded on the right, where a causal query never looks. Other threads wait for the end of the block.
+    padded on the right, where a causal query never looks. Other threads wait for the end of the block. modules: see
+    `attention_implementation`.
 
     UnsupportedAttention: the model does not go through transformers' attention interface, or, inside the block, it has
     an attention that cannot be said; the message begins with the model's type.
     """
-    attention_layers(model)
-    with attention_implementation(model, _NAME):
+    if modules is None:
+        attention_layers(model)
+    with attention_implementation(model, _NAME, modules):
         token = _active.set(function)
         try:
             yield
@@ -406,16 +411,12 @@ _from_eager: WeakKeyDictionary[PreTrainedModel, dict[str, float]] = WeakKeyDicti
 def _distance_from_eager(model: PreTrainedModel) -> float:
     """How far hidden states of a few tokens are from those through eager attention, over the largest of them."""
 
-    def hidden() -> Tensor:
-        out = backbone(model)(input_ids=tokens, use_cache=False)
-        return (out[0] if isinstance(out, tuple) else out.last_hidden_state).float()
-
     tokens = some_tokens(model).repeat(1, 4) + torch.arange(8, device=model.device)  # (1, 8)
     with exclusive(model), fresh_positions(model):
-        own = hidden()
+        own = hidden_states(model, tokens).float()
         try:
             with attention_implementation(model, "eager"):
-                eager = hidden()
+                eager = hidden_states(model, tokens).float()
         except STUMBLES:  # it has no eager attention to compare with
             return 0.0
     return float((own - eager).abs().max() / own.abs().max())

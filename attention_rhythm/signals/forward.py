@@ -13,24 +13,19 @@ from transformers import PreTrainedModel
 from attention_rhythm.signals.architecture import (
     UnsupportedAttention,
     attention_modules,
-    backbone,
     check_readable,
     exclusive,
     fresh_positions,
+    hidden_states,
     language_model,
     read_alone,
+    rounding,
     text_config,
 )
 from attention_rhythm.signals.attention import attention_of_layers, check_implementation, described_attention
+from attention_rhythm.signals.compact import compact_batch, compact_hidden_states
 from attention_rhythm.signals.entropy import output_head, response_entropy
-from attention_rhythm.signals.streaming import HeadStatistics, Horizon, SignalRecorder, in_batches
-
-
-def hidden_states(model: PreTrainedModel, input_ids: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
-    """What the decoder hands to the output head, of right-padded sequences; in no unit."""
-    out = backbone(model)(input_ids=input_ids, use_cache=False)
-    return out[0] if isinstance(out, tuple) else out.last_hidden_state
-
+from attention_rhythm.signals.streaming import HeadStatistics, Horizon, SignalRecorder, ends, in_batches, together
 
 _causal: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
@@ -43,9 +38,7 @@ def is_causal(model: PreTrainedModel) -> bool:
         ids[1, 3:] = ids[1, 3:].flip(0)
         with exclusive(model), fresh_positions(model):
             one, other = hidden_states(model, ids)[:, :3].float()
-        exact = model.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(model.device.type)
-        rounding = 1e-4 if exact else 2e-2
-        _causal[model] = bool((one - other).abs().max() <= rounding * one.abs().max())
+        _causal[model] = bool((one - other).abs().max() <= rounding(model) * one.abs().max())
     return _causal[model]
 
 
@@ -64,13 +57,23 @@ def batches_without_padding(
     """
     if not is_causal(model):
         raise UnsupportedAttention(f"{model.config.model_type} is not causal: its tokens see what comes after them")
+    if model not in _keys_known:
+        _keys_known[model] = _knows_its_keys(model)
+    return read_alone(model, lengths, width, always=not _keys_known[model])
+
+
+_keys_known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def _knows_its_keys(model: PreTrainedModel) -> bool:
+    """Whether which keys a token sees follows from its place alone, in every layer of attention."""
     kinds = getattr(text_config(model), "layer_types", None) or ()
-    known = not any(word in kind for kind in kinds for word in _CHOOSING)
+    if any(word in kind for kind in kinds for word in _CHOOSING):
+        return False
     try:
-        known = known and (not attention_modules(model) or bool(attention_of_layers(model)))
+        return not attention_modules(model) or bool(attention_of_layers(model))
     except UnsupportedAttention:
-        known = False
-    return read_alone(model, lengths, width, always=not known)
+        return False
 
 
 @torch.no_grad()
@@ -91,13 +94,22 @@ def forward_statistics(
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
     head = output_head(model)
+    lengths = ends(response) if lengths is None else lengths
 
     def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
         ids, own = input_ids[rows, :width], response[rows, :width]
-        recorder = SignalRecorder(layers, own, window, horizons)
-        with described_attention(model, recorder):
-            hidden = hidden_states(model, ids)
-        return recorder.statistics(), response_entropy(hidden, head, ids, own)
+        batch = compact_batch(model, ids, lengths[rows])
+        if batch is None:
+            recorder = SignalRecorder(layers, own, window, horizons)
+            with described_attention(model, recorder):
+                hidden = hidden_states(model, ids)
+            statistics = recorder.statistics()
+        else:
+            recorders = [SignalRecorder(layers, own[g.rows, : g.width], window, horizons) for g in batch.groups]
+            hidden = compact_hidden_states(model, batch, recorders)
+            in_order = torch.cat([g.rows for g in batch.groups]).argsort()
+            statistics = together([recorder.statistics() for recorder in recorders], width).at(in_order)
+        return statistics, response_entropy(hidden, head, ids, own)
 
     statistics, (entropy, logprob) = in_batches(model, response, lengths, read)
     return statistics, entropy, logprob
@@ -124,7 +136,8 @@ def response_statistics(
     with exclusive(model):
         for rows, width in batches_without_padding(model, lengths, input_ids.shape[1]):
             ids, own = input_ids[rows, :width], response[rows, :width]
+            batch = compact_batch(model, ids, lengths[rows])
             with fresh_positions(model):
-                hidden = hidden_states(model, ids)
+                hidden = hidden_states(model, ids) if batch is None else compact_hidden_states(model, batch)
             entropy[rows, :width], logprob[rows, :width] = response_entropy(hidden, output_head(model), ids, own)
     return entropy, logprob

@@ -63,8 +63,12 @@ class HeadStatistics:
     waad: Float[Tensor, "B L H N"]  # by row t, in tokens
     fai: tuple[Float[Tensor, "B L H N"], ...]  # one for each horizon, by column s; NaN where T(s) is empty
 
+    def at(self, rows: Int[Tensor, "b"]) -> HeadStatistics:
+        """Those of some sequences, in this order."""
+        return HeadStatistics(self.layers, self.span[rows], self.waad[rows], tuple(f[rows] for f in self.fai))
 
-class _LastLayerRead(Exception):
+
+class LastLayerRead(Exception):
     """Ends a forward pass whose remaining layers nobody needs."""
 
 
@@ -79,26 +83,41 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
 
 
 def fused_attention(
-    query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T D"], scale: float
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G S D"],
+    value: Float[Tensor, "B G S D"],
+    scale: float,
+    causal: bool = True,
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
-    """Causal attention of the fused kernel, and the log-sum-exp (nats) of each row's scaled scores; all in float32."""
+    """Attention of the fused kernel, and the log-sum-exp (nats) of each row's scaled scores; all in float32.
+
+    causal: query t sees the keys up to t (T = S); else every query sees every key.
+    """
     if query.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, True, attn_mask=None, scale=scale
+            query, key, value, 0.0, causal, attn_mask=None, scale=scale
         )
         return out, lse
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
     out, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, key, value, None, True, 0.0, True, scale=scale
+        query, key, value, None, True, 0.0, causal, scale=scale
     )
     return out, lse[..., : query.shape[2]]  # the kernel pads the rows
 
 
 def attention_and_span(
-    query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T Dv"], scale: float
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G S D"],
+    value: Float[Tensor, "B G S Dv"],
+    scale: float,
+    away: int = 0,
 ) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
-    """Attention output, log-sum-exp (nats), and sum_s A[t, s] (t - s) of each row (tokens; the inner sum of Eq. 7)."""
+    """Attention output, log-sum-exp (nats), and sum_s A[t, s] (t - s) of each row (tokens; the inner sum of Eq. 7).
+
+    away: how far the first query stands behind the first key; 0: they are the same tokens, seen causally; S or more
+    (on a CPU): every query sees every key.
+    """
     if kernels := triton_kernels(query.device):
         return kernels.attention_and_span(query, key, value, scale)
     length, dim = key.shape[2], value.shape[3]
@@ -111,9 +130,10 @@ def attention_and_span(
     value = torch.cat([value, columns.expand(*value.shape[:2], -1, -1)], -1)
     size = max(query.shape[3], value.shape[3])  # the CPU kernel wants one head size for all three
     q, k, v = (F.pad(x, (0, size - x.shape[3])) for x in (query, key, value))
-    out, lse = fused_attention(q, k, v, scale)
+    out, lse = fused_attention(q, k, v, scale, causal=away == 0)
     mass, offset = out[..., dim : dim + _BLOCKS], out[..., dim + _BLOCKS]  # (B, H, T, blocks), (B, H, T)
-    distance = torch.einsum("bhtk,tk->bht", mass, position[:, None] - centre) - offset
+    row = torch.arange(away, away + query.shape[2], device=key.device)
+    distance = torch.einsum("bhtk,tk->bht", mass, row[:, None] - centre) - offset
     return out[..., :dim], lse, distance
 
 
@@ -199,49 +219,52 @@ def band_statistics(
         waad = kernels.waad_rows(query, key, lse, attention.scale, response, window)
         received = kernels.received_attention(query, key, lse, attention.scale, response, horizons)
     else:
-        waad, received = _band_tiles(query, key, lse, attention, response, window, horizons)
+        waad, received = band_tiles(query, key, lse, attention, response, window, horizons)
         if rho is not None:
             waad = waad - min(window, query.shape[2]) * (1 - rho)
-    return waad, [_mean_received(total, response, horizon) for total, horizon in zip(received, horizons, strict=True)]
+    return waad, [mean_received(total, response, horizon) for total, horizon in zip(received, horizons, strict=True)]
 
 
-def _band_tiles(
+def band_tiles(
     query: Float[Tensor, "B H T D"],
-    key: Float[Tensor, "B G T D"],
+    key: Float[Tensor, "B G S D"],
     lse: Float[Tensor, "B H T"],
     attention: Attention,
-    response: Bool[Tensor, "B T"],
+    response: Bool[Tensor, "B N"],
     window: int,
     horizons: Sequence[Horizon],
-) -> tuple[Float[Tensor, "B H T"], list[Float[Tensor, "B H T"]]]:
-    """WAAD of each row as if rows summed to one, and for each horizon what each column received in sum.
+) -> tuple[Float[Tensor, "B H T"], list[Float[Tensor, "B H S"]]]:
+    """WAAD of each row as if rows summed to one, and for each horizon what each column received from them in sum.
 
-    In ordinary matrix products.
+    The queries are those of the last T of the S first tokens. In ordinary matrix products.
     """
-    batch, heads, length, dim = query.shape
-    groups = key.shape[1]
-    grouped = query.reshape(batch, groups, heads // groups, length, dim)
+    batch, heads, own_rows, dim = query.shape
+    groups, length = key.shape[1:3]
+    before = length - own_rows
+    grouped = query.reshape(batch, groups, heads // groups, own_rows, dim)
     window = min(window, length)  # the same minimum, and no digits lost to a W that no distance reaches
     touched = response.any(0).nonzero()[:, 0]
-    start, end = int(touched[0]), int(touched[-1]) + 1
-    waad = query.new_full((batch, heads, length), float("nan"))
+    start, end = int(touched[0]), min(int(touched[-1]) + 1, length)
+    waad = query.new_full((batch, heads, own_rows), float("nan"))
     received = [query.new_zeros(batch, heads, length) for _ in horizons]
     rows = response.float()
 
-    for t0 in range(max(start - 1, 0), end, _TILE):
+    for t0 in range(max(start - 1, before), end, _TILE):
         t1 = min(t0 + _TILE, end)
         reach = [start if high is None else max(t0 - high, start) for _, high in horizons]
         s0 = max(min([t0 - window + 1, *reach]), attention.first_key(t0))
-        scores = grouped[:, :, :, t0:t1].flatten(2, 3) @ key[:, :, s0:t1].transpose(-1, -2)  # (B, G, H/G * t, s)
+        own = slice(t0 - before, t1 - before)
+        columns = key[:, :, s0:t1].to(query.dtype).transpose(-1, -2)  # (B, G, D, s)
+        scores = grouped[:, :, :, own].flatten(2, 3) @ columns  # (B, G, H/G * t, s)
         scores = scores.view(batch, heads, t1 - t0, t1 - s0)
-        weights = torch.exp_(attention.scores_(scores, t0, s0).sub_(lse[:, :, t0:t1, None]))  # A[t, s] where s <= t
+        weights = torch.exp_(attention.scores_(scores, t0, s0).sub_(lse[:, :, own, None]))  # A[t, s] where s <= t
         distance = torch.arange(t0, t1, device=query.device)[:, None] - torch.arange(s0, t1, device=query.device)
         # above the diagonal exp() may be inf, which no product with 0 takes away
         weights[..., t0 - s0 :].masked_fill_(distance[:, t0 - s0 :] < 0, 0)
 
         near = max(t0 - window + 1, s0) - s0  # first column inside the window of any row
         kernel = torch.where(distance >= 0, window - distance, 0).clamp_(min=0).to(weights.dtype)
-        waad[:, :, t0:t1] = window - torch.einsum("bhts,ts->bht", weights[..., near:], kernel[:, near:])
+        waad[:, :, own] = window - torch.einsum("bhts,ts->bht", weights[..., near:], kernel[:, near:])
 
         for total, (low, high) in zip(received, horizons, strict=True):
             band = distance >= max(low, 0) if high is None else (distance >= max(low, 0)) & (distance <= high)
@@ -249,10 +272,10 @@ def _band_tiles(
     return waad, received
 
 
-def _mean_received(
+def mean_received(
     total: Float[Tensor, "B H T"], response: Bool[Tensor, "B T"], horizon: Horizon
 ) -> Float[Tensor, "B H T"]:
-    """Sums over T(s) as means (Eq. 10); NaN where T(s) is empty."""
+    """Sums over T(s) as means (Eq. 10), mean attention weights; NaN where T(s) is empty."""
     (low, high), length = horizon, response.shape[1]
     before = F.pad(response.float().cumsum(1), (1, 0))  # (B, T + 1): response rows before position i
     position = torch.arange(length, device=response.device)
@@ -305,7 +328,7 @@ class SignalRecorder:
         with torch.autocast(device.type, enabled=False):
             out = self._attend(layer, query.to(dtype), key.to(dtype), value.to(dtype), attention)
         if self.early_exit and layer == self.layers[-1]:
-            raise _LastLayerRead
+            raise LastLayerRead
         return out.to(own)
 
     def _attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
@@ -371,16 +394,11 @@ def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
 def in_batches(
     model: PreTrainedModel,
     response: Bool[Tensor, "B N"],
-    lengths: Int[Tensor, "B"] | None,
+    lengths: Int[Tensor, "B"],
     read: Callable[[Tensor, int], tuple[HeadStatistics, tuple[Tensor, ...]]],
 ) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
-    """`read(rows, width)` of the rows that may stand in one batch, put together; NaN where a row was cut.
-
-    lengths: of the sequences; None: each ends with its response.
-    """
+    """`read(rows, width)` of the rows that may stand in one batch, put together; NaN where a row was cut."""
     width = response.shape[1]
-    if lengths is None:
-        lengths = (response * torch.arange(1, width + 1, device=response.device)).amax(1)
     parts = []
     for rows, own in read_alone(model, lengths, width):
         with fresh_positions(model):
@@ -388,14 +406,24 @@ def in_batches(
     if len(parts) == 1 and parts[0][0].waad.shape[-1] == width:
         return parts[0]
 
-    def together(tensors: list[Tensor]) -> Tensor:
-        return torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("nan")) for x in tensors])
+    others = tuple(_one_below_another(list(x), width) for x in zip(*(part[1] for part in parts), strict=True))
+    return together([part[0] for part in parts], width), others
 
-    statistics = [part[0] for part in parts]
-    fai = tuple(together(list(f)) for f in zip(*(s.fai for s in statistics), strict=True))
-    spans, waads = torch.cat([s.span for s in statistics]), together([s.waad for s in statistics])
-    others = tuple(together(list(x)) for x in zip(*(part[1] for part in parts), strict=True))
-    return HeadStatistics(statistics[0].layers, spans, waads, fai), others
+
+def together(parts: Sequence[HeadStatistics], width: int) -> HeadStatistics:
+    """The statistics of several batches as those of one, N = width; NaN where a batch was narrower."""
+    fai = tuple(_one_below_another(list(f), width) for f in zip(*(s.fai for s in parts), strict=True))
+    spans, waads = torch.cat([s.span for s in parts]), _one_below_another([s.waad for s in parts], width)
+    return HeadStatistics(parts[0].layers, spans, waads, fai)
+
+
+def _one_below_another(tensors: Sequence[Tensor], width: int) -> Tensor:
+    return torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("nan")) for x in tensors])
+
+
+def ends(response: Bool[Tensor, "B N"]) -> Int[Tensor, "B"]:
+    """Tokens of each right-padded sequence up to the last of its response."""
+    return (response * torch.arange(1, response.shape[1] + 1, device=response.device)).amax(1)
 
 
 @torch.no_grad()
@@ -415,14 +443,19 @@ def head_statistics(
 
     UnsupportedAttention: an attention that is not understood, or a layer that attends twice.
     """
+    from attention_rhythm.signals import pieces  # which is made of what is here
+
     model = language_model(model)
     check_readable(model, input_ids.shape[1])
     check_called_once(model, layers)  # the pass ends before the second time
 
     def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[()]]:
-        recorder = SignalRecorder(layers, response[rows, :width], window, horizons, early_exit=True)
-        with described_attention(model, recorder), mlps_in_pieces(model), suppress(_LastLayerRead):
+        piecewise = pieces.known(model, width)
+        kind = pieces.PieceRecorder if piecewise else SignalRecorder
+        recorder = kind(layers, response[rows, :width], window, horizons, early_exit=True)
+        smaller = pieces.layers_in_pieces if piecewise else mlps_in_pieces
+        with described_attention(model, recorder), smaller(model), suppress(LastLayerRead):
             model(input_ids=input_ids[rows, :width], use_cache=False, logits_to_keep=1)
         return recorder.statistics(), ()
 
-    return in_batches(model, response, lengths, read)[0]
+    return in_batches(model, response, ends(response) if lengths is None else lengths, read)[0]

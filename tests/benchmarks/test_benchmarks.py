@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig
 
 from attention_rhythm.errors import ReproError
-from benchmarks import attention, attention_cuda, growth, perturbation, rl_step
+from attention_rhythm.files import read_json
+from benchmarks import attention, attention_cuda, growth, perturbation, real_step, rl_step
 from benchmarks.record import make_claim, report
 from benchmarks.worker import Worker, measured
 
@@ -122,12 +124,52 @@ def test_both_sides_of_the_perturbation_benchmark_decode_the_same(tiny_model_fol
 
 
 def test_a_step_of_our_loop():
-    answer, _ = rl_step.ours(32)
+    answer, _ = rl_step.ours()
     step = answer(None)
     assert set(step["phases"]) == set(rl_step.PHASES) and step["tokens"] > 256 and step["gamma"] > 0
     ours = rl_step.summary([step])
     assert ours["tokens_per_second"] == step["tokens"] / step["wall_seconds"]
     assert ours["signals_seconds"] == step["signals"]
+
+
+def a_real_step():
+    """Seconds as if they had been measured: the second round of reading is slower by a half."""
+    reading = [{"plain": 20.0, "fused": 21.0, "separate": 30.0, "dense": 60.0}, {"plain": 30.0, "fused": 32.0}]
+    return {"generate": [40.0, 60.0], "reading": reading, "reward": [1.0], "credit": [0.5], "update": [98.0, 100.0]}
+
+
+def test_signals_are_what_reading_takes_longer_with_them_within_a_round():
+    found = real_step.summary(a_real_step())
+    assert found["signals_seconds"] == {"fused": 1.5, "separate": 10.0, "dense": 40.0}
+    assert found["phase_seconds"] == {"generate": 50.0, "reward": 1.0, "credit": 0.5, "update": 99.0, "read": 25.0}
+    assert found["shares"]["separate"] == (10.0 + 0.5) / (50.0 + 1.0 + 0.5 + 99.0 + 25.0 + 10.0)
+
+
+def test_eager_maps_are_a_number_beside_the_claims():
+    held = {c["claim"]: c["held"] for c in real_step.claims({"tiny": real_step.summary(a_real_step())})}
+    assert held == {"fused_of_real_step": False, "separate_of_real_step": False, "dense_of_real_step": None}
+
+
+def test_a_real_step_needs_four_numbers_a_weight_and_the_logits():
+    sizes = real_step.Sizes(tokens=256, micro_batch=2)
+    assert real_step.needed_gib(2**20, 2**17, 0, 0, 0, sizes) == (4 * 2**20 + 512 * 3 * 2**17) * 4 / 2**30
+
+
+def test_a_real_step_reads_and_learns_from_every_response(tiny_model_folder):
+    from attention_rhythm.models import load_model
+
+    model, tokenizer = load_model(tiny_model_folder)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    step = real_step.Step(model, tokenizer, real_step.Sizes(prompts=2, samples=2, tokens=30, forward_batch=2))
+    phases = {name: getattr(step, name) for name in ("generate", "read", "reward", "credit", "update")}
+    found = real_step.measure(lambda request: phases[request[0]](*request[1:]), rounds=3)
+    assert [sorted(seconds) for seconds in found["reading"]] == [["dense", "fused", "plain", "separate"]] * 2 + [
+        ["fused", "plain"]
+    ]
+    assert step.rollout.response.sum(1).tolist() == [30] * 4, "no response ends by itself"
+    shaped = step.shaped[step.rollout.response]
+    assert bool((shaped != 0).all()) and len(shaped.unique()) > 2
+    assert all(not weight.equal(before[name]) for name, weight in model.named_parameters())
 
 
 @pytest.mark.parametrize("name", growth.PASSES)
@@ -137,9 +179,9 @@ def test_growth_cuts_the_model_and_costs_something(tiny, name):
     assert cost["wall_seconds"] > 0 and cost["above_mib"] >= 0
 
 
-def synthetic_growth():
+def synthetic_growth(of_token=3.0):
     rows = [
-        {"pass": name, "axis": axis, axis: value, "wall_seconds": value**1.2, "above_mib": 3.0 * value}
+        {"pass": name, "axis": axis, axis: value, "wall_seconds": value**1.2, "above_mib": of_token * value}
         for name, (axis, (_, values)) in itertools.product(growth.PASSES, growth.SERIES.items())
         for value in values
     ]
@@ -152,12 +194,69 @@ def test_exponents_are_slopes_of_logarithms():
     assert growth.exponent([1, 2, 4], [0.0, 1.0, 2.0]) == {"exponent": None, "ci": [None, None]}
 
 
+def test_memory_of_a_token_is_a_slope_without_what_does_not_grow():
+    rows = [
+        {"pass": "separate", "axis": "length", "length": n, "above_mib": 100 + n * 5000 / 2**20}
+        for n in (512, 1024, 4096)
+    ]
+    each, interval = growth.bytes_of_token(rows)
+    assert each == pytest.approx(5000) and interval == pytest.approx([5000, 5000])
+
+
+@pytest.mark.parametrize(("bytes_of_token", "held"), [(12 * 576 - 1, True), (12 * 576 + 1, False)])
+def test_a_token_may_take_twelve_bytes_times_the_hidden_size(bytes_of_token, held):
+    record = synthetic_growth(bytes_of_token / 2**20)
+    memory, _ = growth.claims(record["rows"], record["fits"], hidden_size=576)
+    assert memory["value"] == pytest.approx(bytes_of_token) and memory["bound"] == 12 * 576 and memory["held"] == held
+
+
+def test_what_a_token_takes_by_the_formula_of_the_page():
+    """SmolLM2-135M: hidden size 576, 9 heads of 64, 3 of keys and values, float32; five layers are read."""
+    config = LlamaConfig(hidden_size=576, num_attention_heads=9, num_key_value_heads=3)
+    assert growth.shapes_of_token(config) == 4 * (576 + 2 * 3 * 64 + 2 * 64) + 8 * 5 * 9
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    assert "b (D + 2 G d + 2 d) + 8 L H   bytes" in page
+    assert f"that is {growth.shapes_of_token(config) / 576:.0f} times the hidden size" in page
+    assert f"at most {growth.BYTES_OF_TOKEN} times the hidden size" in page
+
+
+@pytest.mark.xfail(reason="growth.json is older than the pass in pieces: measure it again", strict=True)
+def test_the_measured_line_is_as_the_page_says():
+    record = read_json(growth.RESULTS)
+    each, _ = growth.bytes_of_token(record["rows"])
+    assert record["settings"]["shapes_of_token"] <= each <= growth.BYTES_OF_TOKEN * record["settings"]["hidden_size"]
+    (claim,) = [claim for claim in record["claims"] if claim["claim"] == "memory_of_token"]
+    assert claim["value"] == pytest.approx(each) and claim["held"]
+
+
+def test_too_few_lengths_claim_nothing():
+    rows = [row for row in synthetic_growth()["rows"] if row["axis"] == "batch"]
+    assert growth.claims(rows, growth.fits(rows), hidden_size=576) == []
+
+
+def test_eager_maps_need_the_square_of_the_length():
+    point = {"length": 2048, "batch": 2, "layers": 30}
+    needed = growth.needed_gib("eager", point)
+    assert needed == 9 * 2048**2 * 4 * (30 + 5 * 4) / 2**30  # kept; checked twice and held of both sequences: 4 x 5
+    assert growth.needed_gib("eager", point | {"length": 4096}) == 4 * needed
+    assert growth.needed_gib("separate", point) == growth.needed_gib("fused", point) == 0
+
+
 def test_the_growth_figure_has_a_panel_for_each_axis_and_quantity():
     from figures import fig_growth
 
     fig = fig_growth.draw(*fig_growth.frames(synthetic_growth()))
     assert len(fig.axes) == 6
-    assert fig.axes[0].get_legend().get_texts()[0].get_text() == "separate pass: 1.20 [1.20, 1.20]"
+    legend = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    assert legend == [f"{name}: 1.20 [1.20, 1.20]" for name in ("separate pass", "fused with log-probs", "eager maps")]
+
+
+def test_the_growth_figure_draws_the_passes_that_were_measured():
+    from figures import fig_growth
+
+    rows = [row for row in synthetic_growth()["rows"] if row["pass"] != "eager"]
+    fig = fig_growth.draw(*fig_growth.frames({"rows": rows, "fits": growth.fits(rows)}))
+    assert [len(ax.lines) for ax in fig.axes] == [2] * 6
 
 
 def test_a_gpu_benchmark_without_a_gpu_says_so():
@@ -176,6 +275,6 @@ def test_claims_of_the_gpu_benchmark():
         for m, s in (("logp", 1.0), ("fused", 1.02))
     ]
     rows.append({"length": 4096, "method": "eager", "out_of_memory": True})
-    *fused, memory = attention_cuda.claims(rows)
+    *fused, memory, at_the_end = attention_cuda.claims(rows)
     assert [claim["held"] for claim in fused] == [True] * 3
-    assert memory["exponent"] == pytest.approx(1.0)
+    assert [memory["value"], at_the_end["value"]] == pytest.approx([1.0, 1.0])

@@ -191,6 +191,14 @@ def test_shared_prefixes_are_used_up_to_the_window_and_the_cache_beyond_it():
     assert shared_prefix_refusal(make("llama-gqa"), 100_000) is None
 
 
+def test_autocast_which_rounds_refuses_no_decoder():
+    """What a trainer generates with on a GPU: float32 weights, computed with in bfloat16."""
+    model = make("llama-gqa")
+    rows = Rows([torch.arange(1, 20)], [0, 0], [19, 9], [4, 4])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert isinstance(make_decoder(model, rows), PrefixDecoder)
+
+
 def test_a_sliding_window_is_respected():
     model, batch = windowed(), prompts(np.random.default_rng(5))
     ours = HFGenerator(model, Letters()).generate(batch, SamplingConfig(max_new_tokens=40, temperature=0))

@@ -8,18 +8,19 @@ Bounds on float32 inputs: WAAD 1e-4 tokens, FAI 1e-6, span 1e-5 relative, as in 
 """
 
 import importlib.util
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from attention_rhythm.signals import dense, streaming
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
+from benchmarks import gpu_kernels
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -38,24 +39,8 @@ def kernels():
     from attention_rhythm.signals import streaming_triton
 
     if INTERPRETED:
-        _teach_the_interpreter_bfloat16()
+        gpu_kernels.teach_the_interpreter_bfloat16()
     return streaming_triton
-
-
-def _teach_the_interpreter_bfloat16():
-    """It keeps bfloat16 as the bits of whole numbers, and its matrix product (of Triton 3.9) multiplies those."""
-    from triton.runtime import interpreter
-
-    create_dot = interpreter.InterpreterBuilder.create_dot
-
-    def widened(x):
-        if x.dtype.scalar != interpreter.tl.bfloat16:
-            return x
-        return interpreter.TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32)
-
-    interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: create_dot(
-        self, widened(a), widened(b), *rest
-    )
 
 
 def drawn(length, dim=16, sharing="gqa", batch=2, width=None, dtype=torch.float32, spread=2.0):
@@ -97,7 +82,7 @@ def assert_equal_to_dense(kernels, q, k, v, response, window=10, horizons=HORIZO
     rows = rows[:, None].expand_as(waad)
     torch.testing.assert_close(waad[rows].double(), dense.waad(maps, window)[rows], atol=1e-4, rtol=0)
     for total, horizon in zip(received, horizons, strict=True):
-        fai = streaming._mean_received(total, response, horizon)
+        fai = streaming.mean_received(total, response, horizon)
         expected = dense.fai(maps[:, None], response, horizon)[:, 0]
         torch.testing.assert_close(fai.double(), expected, atol=1e-6, rtol=0, equal_nan=True)
     return out, lse, distance, waad, received
@@ -198,10 +183,19 @@ def test_autocast_is_followed_not_undone(kernels, new_model, batch, monkeypatch)
     torch.testing.assert_close(seen[0], seen[1], atol=2e-2, rtol=2e-2)
 
 
+@runs_kernels
+def test_the_check_of_a_gpu(kernels):
+    """`./reproduce.sh gpu-check`, its part `kernels`: every claim is held, at the sizes that an interpreter can do."""
+    found = list(gpu_kernels.check(DEVICE, math.inf, gpu_kernels.SMALL if INTERPRETED else gpu_kernels.Sizes()))
+    held = [(fact["claim"], fact["held"]) for fact in found if "claim" in fact]
+    assert {claim for claim, _ in held} >= {"kernels_equal_dense", "kernels_repeat_bits", "kernels_far_keys"}
+    assert all(answer for _, answer in held), [fact for fact in found if fact.get("held") is False]
+
+
 @pytest.mark.skipif(INTERPRETED, reason="there is no compiler in the interpreter")
 @pytest.mark.parametrize("architecture", [80, 90])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dim", [64, 128, 256])
 def test_kernels_compile_for_gpus_that_are_not_here(kernels, dim, dtype, architecture):
     """Triton brings its compiler along: an A100's and an H100's code is made without one, and fits their memory."""
     import triton

@@ -19,10 +19,11 @@ from attention_rhythm.errors import InputError, NotFinite
 from attention_rhythm.files import atomic_path
 from attention_rhythm.grpo import policy_loss
 from attention_rhythm.memory import halved_once
-from attention_rhythm.signals.architecture import fresh_positions, random_parts
+from attention_rhythm.signals.architecture import fresh_positions, hidden_states, random_parts
 from attention_rhythm.signals.attention import check_implementation
+from attention_rhythm.signals.compact import compact_batch, compact_hidden_states
 from attention_rhythm.signals.entropy import output_head
-from attention_rhythm.signals.forward import batches_without_padding, hidden_states
+from attention_rhythm.signals.forward import batches_without_padding
 
 
 class DivergedError(NotFinite):
@@ -61,20 +62,25 @@ def response_logp(
 
     UnsupportedAttention: see `batches_without_padding`.
     """
-    width = response.shape[1]
-    batches = batches_without_padding(model, up_to_its_end(response).sum(1), width)
+    width, lengths = response.shape[1], up_to_its_end(response).sum(1)
     parts = []
-    for rows, own in batches:
+    for rows, own in batches_without_padding(model, lengths, width):
+        ids = input_ids[rows, :own]
+        batch = None if recomputes(model) else compact_batch(model, ids, lengths[rows], plain=True)
         with fresh_positions(model):
-            logp = _logp_of_batch(model, input_ids[rows, :own], response[rows, :own])  # (b, own)
-        parts.append(F.pad(logp, (0, width - own)))
+            hidden = hidden_states(model, ids) if batch is None else compact_hidden_states(model, batch)  # (b, own, D)
+        parts.append(F.pad(_logp_of_hidden(model, hidden, ids, response[rows, :own]), (0, width - own)))
     return torch.cat(parts)
 
 
-def _logp_of_batch(
-    model: PreTrainedModel, input_ids: Int[Tensor, "b n"], response: Bool[Tensor, "b n"]
+def recomputes(model: PreTrainedModel) -> bool:
+    """Whether the backward pass runs layers again: on a GPU in another thread, where their attention is the model's."""
+    return bool(getattr(model, "is_gradient_checkpointing", False))
+
+
+def _logp_of_hidden(
+    model: PreTrainedModel, hidden: Float[Tensor, "b n D"], input_ids: Int[Tensor, "b n"], response: Bool[Tensor, "b n"]
 ) -> Float[Tensor, "b n"]:
-    hidden = hidden_states(model, input_ids)  # (b, n, D)
     predicted = response.clone()
     predicted[:, 0] = False  # nothing predicts the first token of a sequence
     logits = output_head(model)(hidden[:, :-1][predicted[:, 1:]]).float()  # (M, V)
