@@ -52,6 +52,15 @@ class FastLinear(nn.Linear):
         return _product(x, self.weight, self.bias)
 
 
+def product(x: Float[Tensor, "P M K"], y: Float[Tensor, "P N K"]) -> Float[Tensor, "P M N"]:
+    """x y^T of each pair, in the unit of both. A single pair, or its transpose y, should be contiguous."""
+    differentiable = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    single = len(x) == 1 and x.device.type == "cpu" and x.dtype == y.dtype == torch.float32 and not differentiable
+    if single and x.numel() * y.shape[1] >= _SMALL and onednn_is_faster():
+        return _product(x[0], y[0])[None]
+    return x @ y.mT
+
+
 def _product(x: Float[Tensor, "*rows K"], weight: Float[Tensor, "N K"], bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # (*rows, N)
 

@@ -234,7 +234,7 @@ def check(output: Path) -> int:
     of_a_gpu = is_of_a_gpu(output)
     hardware = gpu()
     if hardware is None:
-        print("no GPU: PyTorch sees none. The kernels are checked in Triton's interpreter, the rest is not run.")
+        print("no GPU: PyTorch sees none. What Triton's interpreter can run is checked, the rest is not run.")
     else:
         print(f"{hardware['name']}, {hardware['memory_gib']} GiB, CUDA {hardware['cuda']}")
     writes = hardware is not None or not of_a_gpu

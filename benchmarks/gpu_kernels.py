@@ -147,7 +147,7 @@ def by_kernels(kernels: ModuleType, case: Case, q: Tensor, k: Tensor, v: Tensor,
     out, lse, distance = kernels.attention_and_span(q, k, v, scale)
     waad = kernels.waad_rows(q, k, lse, scale, response, case.window)
     received = kernels.received_attention(q, k, lse, scale, response, HORIZONS)
-    fai = [streaming._mean_received(total, response, h) for total, h in zip(received, HORIZONS, strict=True)]
+    fai = [streaming.mean_received(total, response, h) for total, h in zip(received, HORIZONS, strict=True)]
     return out, lse, distance, waad, fai
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from attention_rhythm import products
 from attention_rhythm.models import load_model
-from attention_rhythm.products import FastLinear, onednn_is_faster, use_faster_products
+from attention_rhythm.products import FastLinear, onednn_is_faster, product, use_faster_products
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
@@ -80,3 +80,13 @@ def test_a_loaded_model_has_the_faster_products_of_this_processor():
     kinds = {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
     assert kinds == {FastLinear if onednn_is_faster() else nn.Linear}
     assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("pairs, m, s, d", [(1, 1, 1, 1), (1, 5, 1, 3), (1, 1, 7, 64), (1, 192, 130, 8), (3, 5, 7, 2)])
+def test_products_of_pairs_of_every_shape(monkeypatch, pairs, m, s, d):
+    monkeypatch.setattr(products, "_SMALL", 0)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(pairs, m, d, generator=generator), torch.randn(pairs, d, s, generator=generator).mT
+    for right in (y, y.contiguous()):
+        torch.testing.assert_close(product(x, right), torch.einsum("pmd,psd->pms", x, y))

@@ -6,8 +6,9 @@ import torch
 from attention_rhythm.integrations.verl.recording import check_recordable, kept_by_the_engine
 from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.attention import described_attention
+from attention_rhythm.signals.forward import head_statistics
 from attention_rhythm.signals.packing import packed
-from attention_rhythm.signals.streaming import SignalRecorder, attention_output, head_statistics
+from attention_rhythm.signals.streaming import SignalRecorder, attention_output
 from tests.support import zoo
 from tests.support.models import make_batch
 

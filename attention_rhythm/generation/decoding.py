@@ -89,7 +89,7 @@ class PrefixDecoder:
             return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
 
         with described_attention(self.model, remember):
-            self.model(input_ids=ids, use_cache=False, **_last_logits(self.model))
+            self.model(input_ids=ids, use_cache=False, **_last_logits(self.model, ids))
 
     def _place(self, group: torch.Tensor) -> None:
         """Give every row a slot (its group, its number in the group), so that a group's queries form one matrix."""
@@ -139,7 +139,7 @@ class PrefixDecoder:
 
         shared = to_rows(to_slots(q) @ shared_keys.transpose(-1, -2))  # (B, H_kv, R, N)
         if self.hidden is not None:
-            shared = shared.masked_fill(self.hidden[:, None, None], float("-inf"))
+            shared.masked_fill_(self.hidden[:, None, None], float("-inf"))
         weights = torch.cat([shared, own], -1).softmax(-1, dtype=torch.float32).to(q.dtype)  # (B, H_kv, R, N + S)
         out = to_rows(to_slots(weights[..., :n]) @ shared_values) + weights[..., n:] @ own_values
         return out.reshape(query.shape)
@@ -230,7 +230,7 @@ class CacheDecoder:
             settings["position_ids"] = positions
         if mask is not None:
             settings["attention_mask"] = mask
-        out = self.model(input_ids=ids, use_cache=True, **settings, **_last_logits(self.model))
+        out = self.model(input_ids=ids, use_cache=True, **settings, **_last_logits(self.model, ids))
         if self.cache is None:
             self.cache = _known(getattr(out, self.cache_name, None))
         return out.logits[:, -1]
@@ -289,12 +289,18 @@ def _plain(module: torch.nn.Module, attention: Attention) -> float:
     return attention.scale
 
 
-def _last_logits(model: PreTrainedModel) -> dict[str, int]:
-    return {"logits_to_keep": 1} if proof.accepts(model, "logits_to_keep") else {}
+def _last_logits(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """That logits are made of the last of ids (rows, N) alone.
+
+    By its index, which copies the last hidden states: of a slice of them PyTorch 2.13 makes one product a row on a CPU
+    in bfloat16, and copies the output matrix for each.
+    """
+    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+    return {"logits_to_keep": last} if proof.accepts(model, "logits_to_keep") else {}
 
 
 def _finite(logits: torch.Tensor) -> torch.Tensor:
-    logits = logits.float()
-    if not bool(torch.isfinite(logits).all()):
+    ends = torch.cat([logits.amax(-1), logits.amin(-1)])  # without a mask of every token's
+    if not bool(torch.isfinite(ends).all()):
         raise BrokenLogits("NaN or inf in the logits: the weights or the number format are broken")
-    return logits
+    return logits.float()

@@ -40,10 +40,20 @@ def draw(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> tor
     """
     if temperature == 0:
         return logits.argmax(-1)
-    # On a CPU a few rows at once: what is written for them stays in the processor's cache.
+    uniform = uniform.to(logits.device, torch.float64)
+    return torch.cat([_inverse_cdf(logits[few], temperature, uniform[few]) for few in _pieces(logits)])
+
+
+def log_probability(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Of one token a row, (B,), in nats, by logits (B, V)."""
+    total = torch.cat([logits[few].logsumexp(-1) for few in _pieces(logits)])
+    return logits.gather(-1, tokens[:, None])[:, 0] - total
+
+
+def _pieces(logits: torch.Tensor) -> list[slice]:
+    """Rows of logits (B, V) to take at once: on a CPU few, so that what is written stays in the processor's cache."""
     rows = max(_PIECE // logits.shape[-1], 1) if logits.device.type == "cpu" else len(logits)
-    pairs = zip(logits.split(rows), uniform.to(logits.device, torch.float64).split(rows), strict=True)
-    return torch.cat([_inverse_cdf(piece, temperature, own) for piece, own in pairs])
+    return [slice(start, start + rows) for start in range(0, len(logits), rows)]
 
 
 def _inverse_cdf(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> torch.Tensor:
@@ -144,7 +154,7 @@ def continue_rows(
         current = choose(logits if repetition is None else repetition(logits, rows), rows, step)
         if repetition is not None:
             repetition.add(rows, current)
-        picked = logits.gather(-1, current[:, None])[:, 0] - logits.logsumexp(-1)  # (b,)
+        picked = log_probability(logits, current)  # (b,)
         for row, token, logprob, done in zip(
             rows.tolist(), current.tolist(), picked.tolist(), finished.tolist(), strict=True
         ):

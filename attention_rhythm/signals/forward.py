@@ -1,8 +1,12 @@
-"""One forward pass that gives everything: head statistics of the sampled layers, and entropy and log-probabilities."""
+"""The passes over a model: signals alone, entropy and log-probabilities alone, or all from one.
+
+Right-padded sequences go in, of any model; how they are read, in one row, each alone or in pieces, is decided here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 import torch
@@ -10,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from attention_rhythm.signals import pieces
 from attention_rhythm.signals.architecture import (
     UnsupportedAttention,
     attention_modules,
@@ -22,10 +27,23 @@ from attention_rhythm.signals.architecture import (
     rounding,
     text_config,
 )
-from attention_rhythm.signals.attention import attention_of_layers, check_implementation, described_attention
-from attention_rhythm.signals.compact import compact_batch, compact_hidden_states
+from attention_rhythm.signals.attention import (
+    attention_of_layers,
+    check_called_once,
+    check_implementation,
+    described_attention,
+)
+from attention_rhythm.signals.compact import Compact, compact_batch, compact_hidden_states
 from attention_rhythm.signals.entropy import output_head, response_entropy
-from attention_rhythm.signals.streaming import HeadStatistics, Horizon, SignalRecorder, ends, in_batches, together
+from attention_rhythm.signals.streaming import (
+    HeadStatistics,
+    Horizon,
+    LastLayerRead,
+    SignalRecorder,
+    ends,
+    one_below_another,
+    together,
+)
 
 _causal: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
@@ -76,6 +94,83 @@ def _knows_its_keys(model: PreTrainedModel) -> bool:
         return False
 
 
+def in_batches(
+    model: PreTrainedModel,
+    response: Bool[Tensor, "B N"],
+    lengths: Int[Tensor, "B"],
+    read: Callable[[Tensor, int], tuple[HeadStatistics, tuple[Tensor, ...]]],
+) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
+    """`read(rows, width)` of the rows that may stand in one batch, put together; NaN where a row was cut."""
+    width = response.shape[1]
+    parts = []
+    for rows, own in read_alone(model, lengths, width):
+        with fresh_positions(model):
+            parts.append(read(rows, own))
+    if len(parts) == 1 and parts[0][0].waad.shape[-1] == width:
+        return parts[0]
+
+    others = tuple(one_below_another(list(x), width) for x in zip(*(part[1] for part in parts), strict=True))
+    return together([part[0] for part in parts], width), others
+
+
+def _recorders(
+    batch: Compact, layers: Sequence[int], response: Bool[Tensor, "B N"], window: int, horizons: Sequence[Horizon]
+) -> list[SignalRecorder]:
+    """One for each group of a batch in one row."""
+    return [SignalRecorder(layers, response[g.rows, : g.width], window, horizons) for g in batch.groups]
+
+
+def _of_batch(batch: Compact, recorders: Sequence[SignalRecorder], width: int) -> HeadStatistics:
+    """What the recorders of the groups have gathered, in the order of the sequences."""
+    in_order = torch.cat([group.rows for group in batch.groups]).argsort()
+    return together([recorder.statistics() for recorder in recorders], width).at(in_order)
+
+
+@torch.no_grad()
+def head_statistics(
+    model: nn.Module,
+    input_ids: Int[Tensor, "B N"],
+    response: Bool[Tensor, "B N"],
+    layers: Sequence[int],
+    window: int,
+    horizons: Sequence[Horizon],
+    lengths: Int[Tensor, "B"] | None = None,
+) -> HeadStatistics:
+    """One forward pass over right-padded sequences that ends after the last sampled layer (no logits, no masks).
+
+    Where a token's positions depend on the length of the batch (dynamic NTK, LongRoPE), one pass for each sequence.
+    lengths: of the sequences; None: each ends with its response.
+
+    UnsupportedAttention: an attention that is not understood, or a layer that attends twice.
+    """
+    model = language_model(model)
+    check_readable(model, input_ids.shape[1])
+    check_called_once(model, layers)  # the pass ends before the second time
+
+    lengths = ends(response) if lengths is None else lengths
+
+    def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[()]]:
+        ids, own = input_ids[rows, :width], response[rows, :width]
+        if pieces.known(model, width):
+            recorder: SignalRecorder = pieces.PieceRecorder(layers, own, window, horizons, early_exit=True)
+            with described_attention(model, recorder), pieces.layers_in_pieces(model), suppress(LastLayerRead):
+                hidden_states(model, ids)
+            return recorder.statistics(), ()
+        with pieces.mlps_in_pieces(model):
+            if batch := compact_batch(model, ids, lengths[rows]):
+                recorders = _recorders(batch, layers, own, window, horizons)
+                recorders[-1].early_exit = True
+                with suppress(LastLayerRead):
+                    compact_hidden_states(model, batch, recorders)
+                return _of_batch(batch, recorders, width), ()
+            recorder = SignalRecorder(layers, own, window, horizons, early_exit=True)
+            with described_attention(model, recorder), suppress(LastLayerRead):
+                hidden_states(model, ids)
+        return recorder.statistics(), ()
+
+    return in_batches(model, response, lengths, read)[0]
+
+
 @torch.no_grad()
 def forward_statistics(
     model: nn.Module,
@@ -105,10 +200,9 @@ def forward_statistics(
                 hidden = hidden_states(model, ids)
             statistics = recorder.statistics()
         else:
-            recorders = [SignalRecorder(layers, own[g.rows, : g.width], window, horizons) for g in batch.groups]
+            recorders = _recorders(batch, layers, own, window, horizons)
             hidden = compact_hidden_states(model, batch, recorders)
-            in_order = torch.cat([g.rows for g in batch.groups]).argsort()
-            statistics = together([recorder.statistics() for recorder in recorders], width).at(in_order)
+            statistics = _of_batch(batch, recorders, width)
         return statistics, response_entropy(hidden, head, ids, own)
 
     statistics, (entropy, logprob) = in_batches(model, response, lengths, read)

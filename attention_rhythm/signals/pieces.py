@@ -7,12 +7,12 @@ its MLP) then exists for one piece only, and its output takes the place of its i
 hidden state, the keys and values of one layer, the rotary tables, and the statistics of the layers that are read.
 
 The attention of a piece is the causal one to its own keys and the whole one to the keys before, joined by their
-log-sum-exps, as in flash attention.
+log-sum-exps, as in flash attention; in a layer that is read it is made of tiles, which reach to the first key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,14 +27,12 @@ from attention_rhythm.signals.attention import Attention, attention_of_layers
 from attention_rhythm.signals.streaming import (
     LastLayerRead,
     SignalRecorder,
-    attention_and_span,
     band_tiles,
-    fused_attention,
     mean_received,
+    tiled_attention,
 )
 
 ROWS = 1024  # of a piece: the fused kernel of a CPU is as fast from 768 on
-_KEYS = 4 * ROWS  # that a layer which is read is handed at once, of those before the piece
 
 # Types whose layers are known to look at other tokens in their attention alone, and to be handed nothing that belongs
 # to a token but hidden states, `position_embeddings` and `position_ids`.
@@ -93,23 +91,60 @@ def layers_in_pieces(model: PreTrainedModel) -> Iterator[None]:
                 layer.forward = forward
 
 
-Parts = tuple[Float[Tensor, "B H T"], list[Tensor]]  # log-sum-exp (nats), and what is averaged under it
+@contextmanager
+def mlps_in_pieces(model: torch.nn.Module, rows: int = 1024) -> Iterator[None]:
+    """The gated MLPs of a model take at most `rows` positions at once.
+
+    Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
+    """
+
+    # experts that are shared get all positions of a batch as one axis
+    def in_pieces(
+        whole: Callable[..., Tensor], hidden: Float[Tensor, "*B N D"], *more: Any, **named: Any
+    ) -> Float[Tensor, "*B N D"]:
+        if more or named:  # what else an MLP takes may have one entry for each position
+            return whole(hidden, *more, **named)
+        if hidden.shape[-2] <= rows:
+            return whole(hidden)
+        out = torch.empty_like(hidden)
+        for start in range(0, hidden.shape[-2], rows):
+            out[..., start : start + rows, :] = whole(hidden[..., start : start + rows, :])
+        return out
+
+    mlps = [module for module in model.modules() if hasattr(module, "gate_proj") and hasattr(module, "down_proj")]
+    own = [vars(mlp).get("forward") for mlp in mlps]  # what a library has put in the place of the method of the class
+    for mlp in mlps:
+        mlp.forward = partial(in_pieces, mlp.forward)
+    try:
+        yield
+    finally:
+        for mlp, forward in zip(mlps, own, strict=True):
+            del mlp.forward
+            if forward is not None:
+                mlp.forward = forward
 
 
-def joined(one: Parts, other: Parts) -> Parts:
-    """Averages under two sets of keys as those under both, in the place of the first."""
-    lse = torch.logaddexp(one[0], other[0])
-    shares = [torch.exp(part[0] - lse) for part in (one, other)]  # (B, H, T): of the mass
+def flash(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G S D"],
+    value: Float[Tensor, "B G S D"],
+    scale: float,
+    causal: bool,
+) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
+    """Attention of the fused kernel of a CPU (in the unit of the values), and each row's log-sum-exp (nats).
 
-    def mean(a: Tensor, b: Tensor) -> Tensor:
-        mine, its = (share.view(*share.shape, *(1,) * (a.ndim - 3)) for share in shares)
-        return a.mul_(mine).add_(b.mul_(its))
-
-    return lse, [mean(a, b) for a, b in zip(one[1], other[1], strict=True)]
+    causal: query t sees the keys up to t (T = S); else every query sees every key.
+    """
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=None, scale=scale
+    )
 
 
 class PieceRecorder(SignalRecorder):
-    """A `SignalRecorder` of layers that come in pieces, in their order."""
+    """A `SignalRecorder` of layers that come in pieces, in their order.
+
+    UnsupportedAttention: a layer that attends more than once.
+    """
 
     _layer = -1  # at work; -1: none yet
     _end = 0  # tokens of it that have come
@@ -143,24 +178,16 @@ class PieceRecorder(SignalRecorder):
 
     def _output(self, query: Tensor, key: Tensor, value: Tensor, start: int, scale: float) -> Tensor:
         """Attention output (B, H, T, D) of the rows from `start` on, in the format of `value`."""
-        out, lse = fused_attention(query, key[:, :, start:], value[:, :, start:], scale)
+        out, lse = flash(query, key[:, :, start:], value[:, :, start:], scale, True)
         if start:
-            past, before = fused_attention(query, key[:, :, :start], value[:, :, :start], scale, causal=False)
-            _, (out,) = joined((lse, [out]), (before, [past]))
+            past, before = flash(query, key[:, :, :start], value[:, :, :start], scale, False)
+            whole = torch.logaddexp(lse, before)  # (B, H, T)
+            out = out.mul_(torch.exp(lse - whole)[..., None]).add_(past.mul_(torch.exp(before - whole)[..., None]))
         return out.to(value.dtype)
 
     def _read_rows(self, query: Tensor, key: Tensor, value: Tensor, start: int, attention: Attention) -> Tensor:
         """The same, float32, in a layer whose statistics are kept."""
-
-        def part(s0: int, s1: int) -> Parts:
-            k, v = (x[:, :, s0:s1].float() for x in (key, value))
-            out, lse, distance = attention_and_span(query, k, v, attention.scale, away=start - s0)
-            return lse, [out, distance]
-
-        found = part(start, key.shape[2])
-        for s0 in range(0, start, _KEYS):
-            found = joined(found, part(s0, min(s0 + _KEYS, start)))
-        lse, (out, distance) = found
+        out, lse, distance = tiled_attention(query, key.float(), value.float(), attention)
         self._add(query, key, lse, distance, start, attention)
         return out
 

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from attention_rhythm.errors import InputError, NotFinite
-from attention_rhythm.signals import dense, streaming
+from attention_rhythm.signals import dense
 from attention_rhythm.signals.architecture import language_model, layers_to_read
+from attention_rhythm.signals.forward import head_statistics
 from attention_rhythm.signals.heads import head_sets as sets_of_heads
 
 HeadSets = tuple[Bool[Tensor, "*batch L H"], Bool[Tensor, "*batch L H"]]
@@ -89,7 +90,7 @@ def attention_signals(
         per_head_fai = dense.fai(maps, response_mask, config.horizon)
     elif method == "streaming":
         order, back = right_padding(attention_mask)
-        statistics = streaming.head_statistics(
+        statistics = head_statistics(
             model,
             input_ids.gather(1, order),
             response_mask.gather(1, order),

@@ -1,21 +1,21 @@
 """Per-head attention statistics without an N x N array.
 
-Every layer runs its ordinary fused attention. In a sampled layer the same call also returns the log-sum-exp of each
-row, and the statistics follow from q, k and that number:
+Layers that are not sampled run their ordinary fused attention. In a sampled layer the same pass over the keys also
+gives the log-sum-exp of each row, and the statistics follow from q, k and that number:
 
-- span (Eq. 7) needs the expected key position of each row. The keys' positions are appended to the values as extra
-  columns, so that the fused kernel returns the expectation beside the output. One column with the position would lose
-  digits at long range (t - E[s] cancels); the columns are instead the mass in each of a few blocks of positions, and
-  the offset within the block.
+- span (Eq. 7) needs the expected key position of each row. One sum over positions would lose digits at long range
+  (t - E[s] cancels): it is made of the mass in each of some blocks of positions, and the offset within the block. On a
+  CPU both are read off tiles of attention weights; on a GPU they are extra columns of the values, so that the fused
+  kernel returns them beside the output.
 - WAAD (Eq. 9) needs the W nearest keys of each row: rows sum to one, so
   sum_s A min(t-s, W) = W - sum_{t-s<W} A (W-t+s).
 - FAI (Eq. 10) needs the rows s+H_lo .. s+H_hi of column s.
 
 The last two are read off tiles of exp(scale q k^T - lse) that cover the band and nothing else. A layer whose attention
 is more than full (a window, chunks, a soft cap, a bias: `attention`) is computed in such tiles as a whole, over the
-keys that its rule shows. With sinks a row sums to rho < 1, and sum_s A min(t-s, W) = W rho - sum_{t-s<W} A (W-t+s).
-Time and memory are linear in N for a bounded horizon; with an open one (H_hi = None) time is quadratic and memory still
-linear.
+keys that its rule shows, and so is any layer that is read on a CPU. With sinks a row sums to rho < 1, and
+sum_s A min(t-s, W) = W rho - sum_{t-s<W} A (W-t+s). Time and memory are linear in N for a bounded horizon but for the
+attention itself; with an open one (H_hi = None) time is quadratic and memory still linear.
 
 On a GPU where Triton is installed, `streaming_triton` does the same in kernels of its own.
 """
@@ -24,32 +24,27 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from types import ModuleType
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from attention_rhythm.errors import NotFinite
+from attention_rhythm.products import product
 from attention_rhythm.signals.architecture import (
     UnsupportedAttention,
-    check_readable,
-    fresh_positions,
-    language_model,
-    read_alone,
 )
-from attention_rhythm.signals.attention import TWICE, Attention, LastCall, check_called_once, described_attention
+from attention_rhythm.signals.attention import TWICE, Attention, LastCall
 
 Horizon = tuple[int, int | None]
 
 _TILE = 64  # rows of a tile: the smallest that keeps the matrix products efficient on a CPU
+_ALONE = 2**15  # scores of a tile from which on the heads that share keys have matrix products of their own
 _BLOCKS = 7  # blocks of key positions; with the offset column, 8 extra columns keep the head size aligned
 
 
@@ -83,41 +78,23 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
 
 
 def fused_attention(
-    query: Float[Tensor, "B H T D"],
-    key: Float[Tensor, "B G S D"],
-    value: Float[Tensor, "B G S D"],
-    scale: float,
-    causal: bool = True,
+    query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T D"], scale: float
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
-    """Attention of the fused kernel, and the log-sum-exp (nats) of each row's scaled scores; all in float32.
-
-    causal: query t sees the keys up to t (T = S); else every query sees every key.
-    """
-    if query.device.type == "cpu":
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, attn_mask=None, scale=scale
-        )
-        return out, lse
+    """Causal attention of a GPU's fused kernel, and the log-sum-exp (nats) of each row's scaled scores; float32."""
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
     out, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, key, value, None, True, 0.0, causal, scale=scale
+        query, key, value, None, True, 0.0, True, scale=scale
     )
     return out, lse[..., : query.shape[2]]  # the kernel pads the rows
 
 
 def attention_and_span(
-    query: Float[Tensor, "B H T D"],
-    key: Float[Tensor, "B G S D"],
-    value: Float[Tensor, "B G S Dv"],
-    scale: float,
-    away: int = 0,
+    query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T Dv"], scale: float
 ) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
-    """Attention output, log-sum-exp (nats), and sum_s A[t, s] (t - s) of each row (tokens; the inner sum of Eq. 7).
-
-    away: how far the first query stands behind the first key; 0: they are the same tokens, seen causally; S or more
-    (on a CPU): every query sees every key.
-    """
+    """Attention output, log-sum-exp (nats), and sum_s A[t, s] (t - s) of each row (tokens; the inner sum of Eq. 7)."""
+    if query.device.type == "cpu":  # the fused kernel of a CPU is slower than its matrix products
+        return tiled_attention(query, key, value, Attention(scale))
     if kernels := triton_kernels(query.device):
         return kernels.attention_and_span(query, key, value, scale)
     length, dim = key.shape[2], value.shape[3]
@@ -128,42 +105,66 @@ def attention_and_span(
     )
     columns = torch.cat([F.one_hot(block, _BLOCKS).float(), (position - centre[block])[:, None]], -1)  # (T, 8)
     value = torch.cat([value, columns.expand(*value.shape[:2], -1, -1)], -1)
-    size = max(query.shape[3], value.shape[3])  # the CPU kernel wants one head size for all three
+    size = max(query.shape[3], value.shape[3])  # one head size for all three
     q, k, v = (F.pad(x, (0, size - x.shape[3])) for x in (query, key, value))
-    out, lse = fused_attention(q, k, v, scale, causal=away == 0)
+    out, lse = fused_attention(q, k, v, scale)
     mass, offset = out[..., dim : dim + _BLOCKS], out[..., dim + _BLOCKS]  # (B, H, T, blocks), (B, H, T)
-    row = torch.arange(away, away + query.shape[2], device=key.device)
-    distance = torch.einsum("bhtk,tk->bht", mass, row[:, None] - centre) - offset
+    distance = torch.einsum("bhtk,tk->bht", mass, position[:, None] - centre) - offset
     return out[..., :dim], lse, distance
 
 
 def tiled_attention(
     query: Float[Tensor, "B H T D"],
-    key: Float[Tensor, "B G T D"],
-    value: Float[Tensor, "B G T Dv"],
+    key: Float[Tensor, "B G S D"],
+    value: Float[Tensor, "B G S Dv"],
     attention: Attention,
 ) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
     """What `attention_and_span` gives (nats, tokens), of any attention but for its sinks, in ordinary matrix products.
 
-    Only keys that the rule shows to some query of a tile are touched.
+    The queries are those of the last T of the S tokens. Only keys that the rule shows to some query of a tile are
+    touched, up to whole blocks.
     """
-    batch, heads, length, dim = query.shape
-    groups = key.shape[1]
-    grouped = query.reshape(batch, groups, heads // groups, length, dim)
-    out = query.new_empty(batch, heads, length, value.shape[3])
-    lse, distance = (query.new_empty(batch, heads, length, dtype=torch.float32) for _ in range(2))
-    for t0 in range(0, length, _TILE):
-        t1, s0 = min(t0 + _TILE, length), attention.first_key(t0)
-        products = grouped[:, :, :, t0:t1].flatten(2, 3) @ key[:, :, s0:t1].transpose(-1, -2)  # (B, G, H/G * t, s)
-        scores = attention.scores_(products.float().view(batch, heads, t1 - t0, t1 - s0), t0, s0)
-        away = torch.arange(t0, t1, device=query.device)[:, None] - torch.arange(s0, t1, device=query.device)
-        scores = scores.masked_fill_(away < 0, float("-inf"))
-        lse[:, :, t0:t1] = scores.logsumexp(-1)
-        weights = torch.exp_(scores.sub_(lse[:, :, t0:t1, None]))  # (B, H, t, s)
-        mixed = weights.to(value.dtype).view(batch, groups, -1, t1 - s0) @ value[:, :, s0:t1]  # (B, G, H/G * t, Dv)
-        out[:, :, t0:t1] = mixed.view(batch, heads, t1 - t0, value.shape[3])
-        distance[:, :, t0:t1] = (weights * away).sum(-1)
-    return out, lse, distance
+    batch, heads, own_rows, dim = query.shape
+    groups, length, width = key.shape[1], key.shape[2], value.shape[3]
+    before, shared = length - own_rows, heads // groups  # tokens before the queries; heads that look at the same keys
+    grouped = query.reshape(batch, groups, shared, own_rows, dim)
+    key, value = key.contiguous(), value.contiguous()
+    out = query.new_empty(batch, groups, shared, own_rows, width)
+    lse, distance = (query.new_empty(batch, groups, shared, own_rows, dtype=torch.float32) for _ in range(2))
+    size, parts = (batch, groups), [(slice(batch), slice(groups))]
+    if attention.bias is None and shared * _TILE * length >= _ALONE:
+        size, parts = (1, 1), [(slice(b, b + 1), slice(g, g + 1)) for b in range(batch) for g in range(groups)]
+    to_end = torch.arange(_TILE, 0, -1, device=query.device, dtype=torch.float32)  # of a block, from each of its keys
+    within = torch.arange(_TILE, device=query.device, dtype=torch.float32)
+    away = within[:, None] - within  # inside a block; below zero above the diagonal
+
+    t0 = before
+    while t0 < length:  # tiles do not cross the borders of blocks
+        b0 = t0 // _TILE * _TILE
+        t1, s0 = min(b0 + _TILE, length), attention.first_key(t0) // _TILE * _TILE
+        t, s, own, near = t1 - t0, t1 - s0, slice(t0 - before, t1 - before), away[t0 - b0 : t1 - b0, : t1 - b0]
+        for part in parts:
+            q = grouped[part][:, :, :, own].flatten(2, 3).flatten(0, 1)  # (P, H/G * t, D)
+            k, v = (x[part][:, :, s0:t1].flatten(0, 1) for x in (key, value))  # (P, s, D), (P, s, Dv)
+            scores = product(q, k).float().view(size[0], size[1] * shared, t, s)
+            scores = attention.scores_(scores, t0, s0)
+            scores[..., b0 - s0 :].masked_fill_(near < 0, float("-inf"))
+            weights = scores.softmax(-1).view(*size, shared, t, s)
+            # by blocks of keys, since long sums in float32 lose digits
+            blocks = F.pad(weights, (0, -s % _TILE)) if s % _TILE else weights
+            blocks = blocks.unflatten(-1, (-1, _TILE))  # (b, G, H/G, t, blocks, 64)
+            mass, offset = blocks.sum(-1), blocks @ to_end
+            total = mass.sum(-1)  # softmax adds up with less care: not quite one in long rows
+            # of the largest score, where no weight is lost to underflow: log A = x - lse
+            lse[part][..., own] = scores.amax(-1).view(total.shape) - torch.log(weights.amax(-1) / total)
+            # keys before the block: from t to the end of theirs and from there to s, so that nothing cancels
+            ends = torch.arange((b0 - s0) // _TILE, device=query.device).flip(0) * _TILE
+            far = offset[..., :-1] + mass[..., :-1] * (within[t0 - b0 : t1 - b0, None] + ends)
+            distance[part][..., own] = (far.sum(-1) + (weights[..., b0 - s0 :] * near).sum(-1)) / total
+            mixed = product(weights.view(-1, shared * t, s).to(v.dtype), v.mT)  # (P, H/G * t, Dv)
+            out[part][:, :, :, own] = mixed.view(*size, shared, t, width) / total[..., None]
+        t0 = t1
+    return out.flatten(1, 2), lse.flatten(1, 2), distance.flatten(1, 2)
 
 
 def read_attention(
@@ -264,11 +265,11 @@ def band_tiles(
 
         near = max(t0 - window + 1, s0) - s0  # first column inside the window of any row
         kernel = torch.where(distance >= 0, window - distance, 0).clamp_(min=0).to(weights.dtype)
-        waad[:, :, own] = window - torch.einsum("bhts,ts->bht", weights[..., near:], kernel[:, near:])
+        waad[:, :, own] = window - (weights[..., near:] * kernel[:, near:]).sum(-1)
 
         for total, (low, high) in zip(received, horizons, strict=True):
             band = distance >= max(low, 0) if high is None else (distance >= max(low, 0)) & (distance <= high)
-            total[:, :, s0:t1] += torch.where(band, weights, 0).mul_(rows[:, None, t0:t1, None]).sum(2)
+            total[:, :, s0:t1] += (weights * (band * rows[:, t0:t1, None])[:, None]).sum(2)
     return waad, received
 
 
@@ -358,104 +359,18 @@ class SignalRecorder:
         return HeadStatistics(self.layers, torch.stack(spans, 1), torch.stack(waads, 1), fai)
 
 
-@contextmanager
-def mlps_in_pieces(model: torch.nn.Module, rows: int = 2048) -> Iterator[None]:
-    """The gated MLPs of a model take at most `rows` positions at once.
-
-    Their three arrays (N, intermediate size) are what a long pass without logits holds most of.
-    """
-
-    # experts that are shared get all positions of a batch as one axis
-    def in_pieces(
-        whole: Callable[..., Tensor], hidden: Float[Tensor, "*B N D"], *more: Any, **named: Any
-    ) -> Float[Tensor, "*B N D"]:
-        if more or named:  # what else an MLP takes may have one entry for each position
-            return whole(hidden, *more, **named)
-        if hidden.shape[-2] <= rows:
-            return whole(hidden)
-        out = torch.empty_like(hidden)
-        for start in range(0, hidden.shape[-2], rows):
-            out[..., start : start + rows, :] = whole(hidden[..., start : start + rows, :])
-        return out
-
-    mlps = [module for module in model.modules() if hasattr(module, "gate_proj") and hasattr(module, "down_proj")]
-    own = [vars(mlp).get("forward") for mlp in mlps]  # what a library has put in the place of the method of the class
-    for mlp in mlps:
-        mlp.forward = partial(in_pieces, mlp.forward)
-    try:
-        yield
-    finally:
-        for mlp, forward in zip(mlps, own, strict=True):
-            del mlp.forward
-            if forward is not None:
-                mlp.forward = forward
-
-
-def in_batches(
-    model: PreTrainedModel,
-    response: Bool[Tensor, "B N"],
-    lengths: Int[Tensor, "B"],
-    read: Callable[[Tensor, int], tuple[HeadStatistics, tuple[Tensor, ...]]],
-) -> tuple[HeadStatistics, tuple[Tensor, ...]]:
-    """`read(rows, width)` of the rows that may stand in one batch, put together; NaN where a row was cut."""
-    width = response.shape[1]
-    parts = []
-    for rows, own in read_alone(model, lengths, width):
-        with fresh_positions(model):
-            parts.append(read(rows, own))
-    if len(parts) == 1 and parts[0][0].waad.shape[-1] == width:
-        return parts[0]
-
-    others = tuple(_one_below_another(list(x), width) for x in zip(*(part[1] for part in parts), strict=True))
-    return together([part[0] for part in parts], width), others
-
-
 def together(parts: Sequence[HeadStatistics], width: int) -> HeadStatistics:
     """The statistics of several batches as those of one, N = width; NaN where a batch was narrower."""
-    fai = tuple(_one_below_another(list(f), width) for f in zip(*(s.fai for s in parts), strict=True))
-    spans, waads = torch.cat([s.span for s in parts]), _one_below_another([s.waad for s in parts], width)
+    fai = tuple(one_below_another(list(f), width) for f in zip(*(s.fai for s in parts), strict=True))
+    spans, waads = torch.cat([s.span for s in parts]), one_below_another([s.waad for s in parts], width)
     return HeadStatistics(parts[0].layers, spans, waads, fai)
 
 
-def _one_below_another(tensors: Sequence[Tensor], width: int) -> Tensor:
+def one_below_another(tensors: Sequence[Tensor], width: int) -> Float[Tensor, "B *more N"]:
+    """Batches as one, N = width, in their own unit; NaN where a batch was narrower."""
     return torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("nan")) for x in tensors])
 
 
 def ends(response: Bool[Tensor, "B N"]) -> Int[Tensor, "B"]:
     """Tokens of each right-padded sequence up to the last of its response."""
     return (response * torch.arange(1, response.shape[1] + 1, device=response.device)).amax(1)
-
-
-@torch.no_grad()
-def head_statistics(
-    model: torch.nn.Module,
-    input_ids: Int[Tensor, "B N"],
-    response: Bool[Tensor, "B N"],
-    layers: Sequence[int],
-    window: int,
-    horizons: Sequence[Horizon],
-    lengths: Int[Tensor, "B"] | None = None,
-) -> HeadStatistics:
-    """One forward pass over right-padded sequences that ends after the last sampled layer (no logits, no masks).
-
-    Where a token's positions depend on the length of the batch (dynamic NTK, LongRoPE), one pass for each sequence.
-    lengths: of the sequences; None: each ends with its response.
-
-    UnsupportedAttention: an attention that is not understood, or a layer that attends twice.
-    """
-    from attention_rhythm.signals import pieces  # which is made of what is here
-
-    model = language_model(model)
-    check_readable(model, input_ids.shape[1])
-    check_called_once(model, layers)  # the pass ends before the second time
-
-    def read(rows: Tensor, width: int) -> tuple[HeadStatistics, tuple[()]]:
-        piecewise = pieces.known(model, width)
-        kind = pieces.PieceRecorder if piecewise else SignalRecorder
-        recorder = kind(layers, response[rows, :width], window, horizons, early_exit=True)
-        smaller = pieces.layers_in_pieces if piecewise else mlps_in_pieces
-        with described_attention(model, recorder), smaller(model), suppress(LastLayerRead):
-            model(input_ids=input_ids[rows, :width], use_cache=False, logits_to_keep=1)
-        return recorder.statistics(), ()
-
-    return in_batches(model, response, ends(response) if lengths is None else lengths, read)[0]

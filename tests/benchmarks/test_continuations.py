@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import continuations
-from benchmarks.continuations import Prefix, batches, compare, cut, mean_and_error, positions, prefixes, summary
+from benchmarks.continuations import Prefix, apart, batches, compare, cut, mean_and_error, positions, prefixes, summary
 
 WORK = replace(continuations.WORKLOADS["policy"], responses=2, length=6, total=10, step=2, samples=3)
 
@@ -40,32 +40,34 @@ def test_batches_keep_the_order():
     assert [prefix for few in batches(chosen, 2) for prefix in few] == chosen
 
 
-def test_the_error_of_a_mean_length_is_that_within_the_prefixes():
+def test_the_error_of_a_mean_is_that_within_the_prefixes():
     """Variances 2 and 0 of two samples each: the mean of two means has (2 / 2 + 0 / 2) / 2^2."""
-    assert mean_and_error(np.array([[1, 3], [5, 5]])) == (3.5, 0.5)
+    assert mean_and_error(np.array([[1, 3], [5, 5]])) == {"mean": 3.5, "error": 0.5}
 
 
-def answer(lengths, seconds):
-    return {
-        "lengths": lengths,
-        "ended": 1,
-        "wall_seconds": seconds,
-        "cpu_seconds": 2 * seconds,
-        "peak_mib": 10 * seconds,
-    }
+def test_means_are_apart_in_standard_errors_of_their_difference():
+    assert apart({"mean": 12.0, "error": 0.3}, {"mean": 11.0, "error": 0.4}) == pytest.approx(2.0)
+    assert apart({"mean": 12.0, "error": 0.0}, {"mean": 12.0, "error": 0.0}) is None
+
+
+def answer(lengths, kinds, seconds):
+    cost = {"wall_seconds": seconds, "cpu_seconds": 2 * seconds, "peak_mib": 10 * seconds}
+    return {"lengths": lengths, "kinds": kinds, "ended": 1, **cost}
 
 
 def test_speed_is_a_median_over_rounds_and_length_a_mean_over_all():
     """Two prefixes, two samples each: of the first prefix 1, 3 and 2, 2, of the second 5, 5 and 5, 5."""
-    found = summary([answer([1, 3, 5, 5], 2.0), answer([2, 2, 5, 5], 1.0)], samples=2)
+    found = summary([answer([1, 3, 5, 5], [1, 1, 4, 4], 2.0), answer([2, 2, 5, 5], [1, 1, 4, 4], 1.0)], samples=2)
     assert found["rounds"] == [7.0, 14.0] and found["tokens"] == [14, 14]
     assert found["tokens_per_second"] == 10.5 and found["tokens_per_cpu_second"] == 5.25
-    assert found["mean_length"] == 3.5 and found["standard_error"] == pytest.approx(np.sqrt((2 / 3) / 4) / 2)
+    assert found["length"] == {"mean": 3.5, "error": pytest.approx(np.sqrt((2 / 3) / 4) / 2)}
+    assert found["different_tokens"] == {"mean": 2.5, "error": 0.0}
     assert found["ended"] == 0.25 and found["peak_mib"] == 20.0
 
 
 def side(*speeds, mean=10.0, error=0.3):
-    return {"tokens_per_second": np.median(speeds), "rounds": speeds, "mean_length": mean, "standard_error": error}
+    means = {key: {"mean": mean, "error": error} for key in ("length", "different_tokens")}
+    return {"tokens_per_second": np.median(speeds), "rounds": speeds, **means}
 
 
 SIDES = {
@@ -78,9 +80,8 @@ def test_of_each_side_the_faster_number_format_is_compared_round_by_round():
     found = compare(SIDES)
     assert found["dtype"] == {"shared": "bfloat16", "generate": "float32"} and found["fastest"] == "shared"
     assert found["ratios"] == {"generate": 4.0}  # of 4, 3 and 8
-    assert found["apart"] == pytest.approx(
-        {"generate bfloat16": 0.0, "generate float32": 1.0}
-    )  # 0.5 of hypot(0.3, 0.4)
+    assert set(found["apart"]) == {"generate bfloat16", "generate float32"}
+    assert found["apart"]["generate float32"]["length"] == pytest.approx(1.0)  # 0.5 of hypot(0.3, 0.4)
 
 
 def test_the_faster_of_ours_is_compared():

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from attention_rhythm.signals import streaming
+from attention_rhythm.signals.attention import Attention
 from benchmarks import attention_cuda, gpu_attention, gpu_check, gpu_kernels, gpu_training, stand_ins
 from benchmarks.attention import methods
 from benchmarks.gpu_kernels import Case, Mismatch, share_of_bound
@@ -206,6 +208,32 @@ def test_tiles_and_models_equal_dense_maps():
     assert len(claims(found)) == 2 * len(gpu_kernels.RULES) and all(claim["held"] for claim in claims(found))
     for make in gpu_kernels.tiny_models(2).values():
         assert max(gpu_kernels.compare_model(make(), "cpu").values()) <= 1
+
+
+def by_tiles(name):
+    """A function of the kernels, in the tiles of a CPU."""
+
+    def statistics(q, k, lse, scale, response, window=1, horizons=()):
+        return streaming.band_tiles(q.float(), k.float(), lse, Attention(scale), response, window, horizons)
+
+    return {
+        "attention_and_span": lambda q, k, v, scale: streaming.tiled_attention(q, k, v, Attention(scale)),
+        "waad_rows": lambda q, k, lse, scale, response, window: statistics(q, k, lse, scale, response, window)[0],
+        "received_attention": lambda q, k, lse, scale, response, horizons: statistics(
+            q, k, lse, scale, response, horizons=horizons
+        )[1],
+    }[name]
+
+
+def test_what_stands_for_the_kernels_is_asked_as_they_are():
+    """Triton is not installed everywhere: here functions with their arguments stand in their place."""
+    names = ("attention_and_span", "waad_rows", "received_attention")
+    kernels = SimpleNamespace(**{name: by_tiles(name) for name in names})
+    cases = [case for case in gpu_kernels.kernel_cases(gpu_kernels.SMALL) if case.dtype == torch.float32]
+    found = claims(gpu_kernels._cases("kernels", cases, "cpu", LATER, kernels))
+    assert {claim["heads_of"] for claim in found} == {64, 128, 192, 256} and all(claim["held"] for claim in found)
+    assert gpu_kernels.repeats_differ(kernels, cases[0], "cpu") == 0
+    assert gpu_kernels.far_keys(kernels, 200, "cpu") <= 1
 
 
 def test_a_statistic_that_is_wrong_fails_its_claim_alone(monkeypatch):
@@ -453,6 +481,19 @@ def test_without_torch_the_script_says_what_is_missing(tmp_path):
             ["bash", str(ROOT / "reproduce.sh"), "gpu-check", *command], capture_output=True, text=True, check=False
         )
         assert done.returncode and ("with torch and transformers" in done.stderr or "usage" in done.stderr)
+
+
+def test_the_active_python_is_the_first_that_has_torch(tmp_path):
+    """`python` starts but has no packages, as that of a system may; `python3` is the one of an environment."""
+    for name, option in (("python", "-S"), ("python3", "")):
+        shim = tmp_path / name
+        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {option} "$@"\n')
+        shim.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(ROOT / "reproduce.sh"), "gpu-check", "--help"], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "--output FILE" in done.stdout and "--part" not in done.stdout, done.stderr
 
 
 def test_the_checkout_is_at_most_60_mib():

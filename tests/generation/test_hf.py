@@ -1,5 +1,6 @@
 """The prefix-sharing decoder against transformers' own `generate`, and what sampling promises."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from transformers import (
 from attention_rhythm.generation.base import GenerationError, SamplingConfig
 from attention_rhythm.generation.choice import Rows, make_decoder, shared_prefix_refusal
 from attention_rhythm.generation.decoding import CacheDecoder, PrefixDecoder
-from attention_rhythm.generation.hf import HFGenerator, Repetition, continue_rows, draw, uniform_draws
+from attention_rhythm.generation.hf import HFGenerator, Repetition, continue_rows, draw, log_probability, uniform_draws
 from attention_rhythm.signals.architecture import UnsupportedAttention
 from tests.support.generation import distance, greedy
 
@@ -135,6 +136,14 @@ def test_a_token_of_probability_zero_is_never_drawn(possible):
     assert set(draw(logits.expand(len(uniform), -1), 1.0, uniform).tolist()) == set(possible)
 
 
+def test_log_probabilities_are_those_of_a_log_softmax_however_many_rows():
+    logits = torch.randn(70, 40_000, generator=torch.Generator().manual_seed(0))  # more than are taken at once
+    tokens = torch.arange(70) * 500
+    expected = logits.log_softmax(-1)[torch.arange(70), tokens]
+    torch.testing.assert_close(log_probability(logits, tokens), expected)
+    assert log_probability(torch.zeros(1, 4), torch.tensor([2])).tolist() == pytest.approx([-math.log(4)])
+
+
 def test_rows_that_branch_from_one_prefix_equal_their_own_full_decoding():
     """Each row sees its own share of the common prefix, then a forced token, then goes on greedily."""
     model = make("llama-gqa")
@@ -165,10 +174,13 @@ def test_a_prompt_longer_than_the_context_is_refused():
         HFGenerator(make("qwen3"), Letters()).generate([[1] * 300], SamplingConfig())
 
 
-def test_nan_in_the_logits_is_refused():
-    model = make("qwen3")
+@pytest.mark.parametrize("broken", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_logit_that_is_not_finite_is_refused(broken, dtype):
+    model = make("qwen3").to(dtype)
     with torch.no_grad():
-        model.lm_head.weight[3, 3] = float("nan")
+        model.lm_head.weight[3] = 0
+        model.lm_head.weight[3, 3] = float(broken)
     with pytest.raises(GenerationError, match="NaN"):
         HFGenerator(model, Letters()).generate([[1, 2]], SamplingConfig(max_new_tokens=2))
 

@@ -19,8 +19,7 @@ from transformers import (
 
 from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.entropy import output_head, response_entropy, token_statistics
-from attention_rhythm.signals.forward import forward_statistics
-from attention_rhythm.signals.streaming import head_statistics
+from attention_rhythm.signals.forward import forward_statistics, head_statistics
 
 SIZES = dict(
     vocab_size=61, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0

@@ -1,6 +1,6 @@
 """A long sequence read in pieces of rows has the signals of one that is read whole, in a fraction of its memory.
 
-Pieces are of 16 rows here, and a layer that is read is handed 32 earlier keys at once.
+Pieces are of 16 rows here.
 """
 
 import dataclasses
@@ -11,11 +11,11 @@ import torch
 
 from attention_rhythm.errors import NotFinite
 from attention_rhythm.signals import pieces
-from attention_rhythm.signals.attention import described_attention
+from attention_rhythm.signals.attention import Attention, described_attention
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
-from attention_rhythm.signals.streaming import LastLayerRead, attention_and_span, fused_attention
-from tests.signals.test_streaming import EVERY_LAYER, LargestTensor, assert_equal_signals
+from attention_rhythm.signals.streaming import LastLayerRead, tiled_attention
 from tests.support import zoo
+from tests.support.signals import EVERY_LAYER, LargestTensor, assert_equal_signals
 
 PLAIN = {  # types whose layers have windows in the zoo
     "ministral": "ministral/window-256", "mistral": "mistral/no-window", "mixtral": "mixtral/no-window",
@@ -29,7 +29,6 @@ ROPES = ["llama/dynamic-rope", "llama/yarn", "llama/llama3-rope", "phi3/longrope
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(pieces, "ROWS", 16)
-    monkeypatch.setattr(pieces, "_KEYS", 32)
 
 
 @pytest.fixture
@@ -52,28 +51,28 @@ def ran(module):
     return seen
 
 
-def test_averages_under_two_sets_of_keys_by_hand():
-    """Masses of 1 and 3: a quarter of the one, three quarters of the other."""
-    one = torch.tensor([[[0.0]]]), [torch.tensor([[[8.0]]]), torch.tensor([[[[4.0, 0.0]]]])]
-    other = torch.tensor([[[3.0]]]).log(), [torch.tensor([[[0.0]]]), torch.tensor([[[[0.0, 4.0]]]])]
-    lse, (distance, out) = pieces.joined(one, other)
-    torch.testing.assert_close(lse.exp(), torch.tensor([[[4.0]]]))
-    torch.testing.assert_close(distance, torch.tensor([[[2.0]]]))
-    torch.testing.assert_close(out, torch.tensor([[[[1.0, 3.0]]]]))
+def test_distances_of_the_last_rows_alone_by_hand():
+    """The queries of tokens 2 and 3 of four, with equal scores: 2, 1, 0 and 3, 2, 1, 0 tokens away."""
+    q, k = torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 4, 4)
+    _, lse, distance = tiled_attention(q, k, k, Attention(1.0))
+    torch.testing.assert_close(lse.exp(), torch.tensor([[[3.0, 4.0]]]))
+    torch.testing.assert_close(distance, torch.tensor([[[1.0, 1.5]]]))
 
 
-def test_distances_to_keys_far_away():
-    """One query at position 10 with equal scores for keys 0 to 3: 10, 9, 8 and 7 tokens away."""
-    q, k = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 4, 4)
-    _, lse, distance = attention_and_span(q, k, k, 1.0, away=10)
-    torch.testing.assert_close(lse.exp(), torch.tensor([[[4.0]]]))
-    torch.testing.assert_close(distance, torch.tensor([[[8.5]]]))
+@pytest.mark.parametrize("rows", [1, 30, 64, 70, 150])
+def test_tiles_of_the_last_rows_are_the_last_of_all_tiles(rows):
+    """Whatever block of keys the first of them stands in."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 4, 150, 8), torch.randn(1, 2, 150, 8), torch.randn(1, 2, 150, 8)
+    whole, last = (tiled_attention(x, k, v, Attention(0.3, window=90)) for x in (q, q[:, :, -rows:]))
+    for all_rows, own in zip(whole, last, strict=True):
+        torch.testing.assert_close(own, all_rows[:, :, -rows:])
 
 
 def test_attention_that_is_not_causal_sees_every_key():
     torch.manual_seed(0)
     q, k, v = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 11, 8), torch.randn(1, 2, 11, 8)
-    out, lse = fused_attention(q, k, v, 0.3, causal=False)
+    out, lse = pieces.flash(q, k, v, 0.3, causal=False)
     scores = q @ k.repeat_interleave(2, 1).mT * 0.3
     torch.testing.assert_close(out, scores.softmax(-1) @ v.repeat_interleave(2, 1))
     torch.testing.assert_close(lse, scores.logsumexp(-1))
@@ -184,11 +183,10 @@ def test_what_is_broken_is_seen(new_model, batch, small):
         attention_signals(model, *batch([(4, 60)]))
 
 
-def test_nothing_is_larger_than_a_hidden_state_or_what_belongs_to_a_piece(new_model, batch, small):
-    """An MLP of 48 numbers a token, queries and keys of 32 and 16, hidden states of 32."""
-    largest = {}
+def test_nothing_is_larger_than_a_tile_of_attention(new_model, batch, small):
+    """Four heads, 16 rows, keys up to whole blocks of 64; an MLP of 200 numbers a token would be larger."""
     for length in (200, 400):
+        model = new_model("llama", intermediate_size=200)
         with LargestTensor() as watch:
-            attention_signals(new_model("llama"), *batch([(16, length - 16)]), SignalConfig(horizon=(2, 12)))
-        largest[length] = watch.elements
-    assert largest == {200: 200 * 32, 400: 400 * 32}
+            attention_signals(model, *batch([(16, length - 16)]), SignalConfig(horizon=(2, 12)))
+        assert length * 32 <= watch.elements <= 4 * 16 * -(-length // 64) * 64 < length * 200

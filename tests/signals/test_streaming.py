@@ -4,34 +4,27 @@ Bounds, float32: WAAD 1e-4 tokens, FAI 1e-6, span 1e-5 relative; NaN in the same
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from attention_rhythm.signals.attention import Attention
+from attention_rhythm.signals.forward import head_statistics
+from attention_rhythm.signals.pieces import mlps_in_pieces
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
-from attention_rhythm.signals.streaming import attention_and_span, band_statistics, head_statistics, mlps_in_pieces
+from attention_rhythm.signals.streaming import SignalRecorder, attention_and_span, band_statistics
+from tests.support.signals import EVERY_LAYER, LargestTensor, assert_equal_signals
 
-EVERY_LAYER = SignalConfig(layers="all", num_layers=None)
 MIXED = [(5, 40), (1, 7), (12, 25), (3, 1)]  # (prompt, response) tokens
 
 
 def both(model, batch, config, **options):
     return [attention_signals(model, *batch, config, method=m, **options) for m in ("streaming", "dense")]
-
-
-def assert_equal_signals(streaming, dense):
-    torch.testing.assert_close(streaming.waad, dense.waad, atol=1e-4, rtol=0, equal_nan=True)
-    torch.testing.assert_close(streaming.fai, dense.fai, atol=1e-6, rtol=0, equal_nan=True)
-    torch.testing.assert_close(streaming.head_span, dense.head_span, atol=0, rtol=1e-5)
-    assert torch.equal(streaming.local_heads, dense.local_heads)
-    assert torch.equal(streaming.global_heads, dense.global_heads)
-    assert torch.equal(streaming.layers, dense.layers)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -162,6 +155,50 @@ def test_short_floats_are_widened_before_anything_is_summed(new_model, batch, dt
     torch.testing.assert_close(result.span[0, 0], span[0].float(), atol=0, rtol=1e-5)
 
 
+def test_bfloat16_loses_nothing_but_what_float32_scores_lose():
+    """Against float64 of the same bfloat16 q, k and v, as SmolLM2 has them: 9 heads of 64 numbers, 3 of keys.
+
+    A float32 product of 64 terms is wrong by a few units in the last place of the largest score, and a weight by as
+    much, relatively: a span too, and a sum of weights times at most W. Weights or positions rounded to bfloat16 would
+    be wrong by 2^-9, a thousand times more.
+    """
+    n, window, low, high = 700, 10, 10, 100
+    generator = torch.Generator().manual_seed(0)
+    q = 2 * torch.randn(1, 9, n, 64, generator=generator)
+    k, v = torch.randn(2, 1, 3, n, 64, generator=generator)
+    q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    t = torch.arange(n)
+    response, distance = t >= n // 4, (t[:, None] - t).double()
+    recorder = SignalRecorder([0], response[None], window, [(low, high)])
+    out = recorder(SimpleNamespace(layer_idx=0), q, k, v, Attention(0.125))
+    result = recorder.statistics()
+
+    scores = q.double() @ k.double().repeat_interleave(3, 1).mT * 0.125
+    scores = scores.masked_fill(distance < 0, -torch.inf)
+    weights = scores.softmax(-1)  # (1, 9, n, n)
+    step = 4 * 2**-24 * float(scores[scores > -torch.inf].abs().max())  # relative error of a weight
+    assert step < 2**-9 / 500
+    span = (weights * distance).sum(-1)[..., response].mean(-1)
+    assert ((result.span[0] - span).abs() / span).max() < step
+    waad = (weights * distance.clamp(max=window)).sum(-1)[..., response]
+    assert (result.waad[0][..., response] - waad).abs().max() < window * step
+    band = (distance >= low) & (distance <= high) & response[:, None]
+    fai = (weights * band).sum(-2) / band.sum(0)  # (1, 9, n)
+    seen = response & (band.sum(0) > 0)
+    assert ((result.fai[0][0] - fai).abs() / fai)[..., seen].max() < step
+    mixed = weights @ v.double().repeat_interleave(3, 1)
+    torch.testing.assert_close(out.double(), mixed, rtol=2**-8, atol=1e-5)  # half a step of bfloat16
+
+
+def test_attention_that_is_read_keeps_its_gradients():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 150, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
+    out, _, _ = attention_and_span(q, k, v, 0.3)
+    own = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(torch.autograd.grad(out.square().sum(), [q, k, v]),
+                               torch.autograd.grad(own.square().sum(), [q, k, v]), atol=1e-5, rtol=1e-4)  # fmt: skip
+
+
 def test_values_of_another_size_than_the_keys():
     """Multi-head latent attention has value heads smaller than its key heads."""
     torch.manual_seed(0)
@@ -183,21 +220,6 @@ def test_far_keys_keep_their_digits():
     q = torch.cat([q, q[:1]])[None, None]
     _, _, distance = attention_and_span(q, k[None, None], k[None, None], 1.0)
     torch.testing.assert_close(distance[0, 0], torch.arange(n) / 2, rtol=2e-6, atol=1e-3)
-
-
-class LargestTensor(TorchDispatchMode):
-    """The number of elements of the largest tensor that an operation gave."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().size():
-                self.elements = max(self.elements, tensor.untyped_storage().size() // tensor.element_size())
-        return out
 
 
 @pytest.mark.parametrize("horizon", [(10, 100), (0, None)], ids=str)

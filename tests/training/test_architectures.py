@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from analysis.read_signals import HORIZONS, WINDOW
-from attention_rhythm.signals import streaming
+from attention_rhythm.signals import forward
 from training import architectures, checkpoint
 from training.architectures import ARCHITECTURES, READINGS, Settings
 
@@ -47,7 +47,7 @@ def test_a_reading_is_what_the_analysis_expects(untrained, texts, reading, shape
 def test_softmax_is_read_as_the_streaming_pass_reads_it(untrained, texts):
     ids, response = architectures.padded(texts)
     read = architectures.statistics_of(untrained["softmax"], "softmax", ids, response, 4)
-    streamed = streaming.head_statistics(
+    streamed = forward.head_statistics(
         untrained["softmax"], ids, response, range(6), WINDOW, [*HORIZONS.values(), (4, None)]
     )
     torch.testing.assert_close(read.span, streamed.span, rtol=1e-4, atol=1e-4)
