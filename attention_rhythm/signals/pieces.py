@@ -7,7 +7,8 @@ its MLP) then exists for one piece only, and its output takes the place of its i
 hidden state, the keys and values of one layer, the rotary tables, and the statistics of the layers that are read.
 
 The attention of a piece is the causal one to its own keys and the whole one to the keys before, joined by their
-log-sum-exps, as in flash attention; in a layer that is read it is made of tiles, which reach to the first key.
+log-sum-exps, as in flash attention. In a layer that is read it is made of tiles, over blocks of keys that are joined
+in the same way: a tile that reached to the first key would take hundreds of numbers for each token before it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from attention_rhythm.signals.streaming import (
 )
 
 ROWS = 1024  # of a piece: the fused kernel of a CPU is as fast from 768 on
+_KEYS = 4 * ROWS  # that a layer which is read is handed at once, of those before the piece
 
 # Types whose layers are known to look at other tokens in their attention alone, and to be handed nothing that belongs
 # to a token but hidden states, `position_embeddings` and `position_ids`.
@@ -140,6 +142,21 @@ def flash(
     )
 
 
+Parts = tuple[Float[Tensor, "B H T"], list[Tensor]]  # log-sum-exp (nats), and what is averaged under it
+
+
+def joined(one: Parts, other: Parts) -> Parts:
+    """Averages under two sets of keys as those under both, in the place of the first."""
+    lse = torch.logaddexp(one[0], other[0])
+    shares = [torch.exp(part[0] - lse) for part in (one, other)]  # (B, H, T): of the mass
+
+    def mean(a: Tensor, b: Tensor) -> Tensor:
+        mine, its = (share.view(*share.shape, *(1,) * (a.ndim - 3)) for share in shares)
+        return a.mul_(mine).add_(b.mul_(its))
+
+    return lse, [mean(a, b) for a, b in zip(one[1], other[1], strict=True)]
+
+
 class PieceRecorder(SignalRecorder):
     """A `SignalRecorder` of layers that come in pieces, in their order.
 
@@ -181,13 +198,21 @@ class PieceRecorder(SignalRecorder):
         out, lse = flash(query, key[:, :, start:], value[:, :, start:], scale, True)
         if start:
             past, before = flash(query, key[:, :, :start], value[:, :, :start], scale, False)
-            whole = torch.logaddexp(lse, before)  # (B, H, T)
-            out = out.mul_(torch.exp(lse - whole)[..., None]).add_(past.mul_(torch.exp(before - whole)[..., None]))
+            _, (out,) = joined((lse, [out]), (before, [past]))
         return out.to(value.dtype)
 
     def _read_rows(self, query: Tensor, key: Tensor, value: Tensor, start: int, attention: Attention) -> Tensor:
         """The same, float32, in a layer whose statistics are kept."""
-        out, lse, distance = tiled_attention(query, key.float(), value.float(), attention)
+
+        def part(s0: int, s1: int) -> Parts:
+            k, v = (x[:, :, s0:s1].float() for x in (key, value))
+            out, lse, distance = tiled_attention(query, k, v, attention, before=start - s0)
+            return lse, [out, distance]
+
+        found = part(start, key.shape[2])
+        for s0 in range(0, start, _KEYS):
+            found = joined(found, part(s0, min(s0 + _KEYS, start)))
+        lse, (out, distance) = found
         self._add(query, key, lse, distance, start, attention)
         return out
 

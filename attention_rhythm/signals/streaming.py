@@ -118,15 +118,19 @@ def tiled_attention(
     key: Float[Tensor, "B G S D"],
     value: Float[Tensor, "B G S Dv"],
     attention: Attention,
+    before: int | None = None,
 ) -> tuple[Float[Tensor, "B H T Dv"], Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
     """What `attention_and_span` gives (nats, tokens), of any attention but for its sinks, in ordinary matrix products.
 
-    The queries are those of the last T of the S tokens. Only keys that the rule shows to some query of a tile are
-    touched, up to whole blocks.
+    Only keys that the rule shows to some query of a tile are touched, up to whole blocks.
+
+    before: tokens from the first key to the first query. None: the queries are those of the last T of the S tokens. If
+    it is S or more, and S whole blocks, every query sees every key.
     """
     batch, heads, own_rows, dim = query.shape
     groups, length, width = key.shape[1], key.shape[2], value.shape[3]
-    before, shared = length - own_rows, heads // groups  # tokens before the queries; heads that look at the same keys
+    before = length - own_rows if before is None else before
+    end, shared = before + own_rows, heads // groups  # heads that look at the same keys
     grouped = query.reshape(batch, groups, shared, own_rows, dim)
     key, value = key.contiguous(), value.contiguous()
     out = query.new_empty(batch, groups, shared, own_rows, width)
@@ -138,14 +142,16 @@ def tiled_attention(
     within = torch.arange(_TILE, device=query.device, dtype=torch.float32)
     away = within[:, None] - within  # inside a block; below zero above the diagonal
 
-    t0 = before
-    while t0 < length:  # tiles do not cross the borders of blocks
+    # tiles do not cross the borders of blocks; the largest comes first, and what it leaves free has room for the others
+    for t0 in reversed([before, *range((before // _TILE + 1) * _TILE, end, _TILE)]):
         b0 = t0 // _TILE * _TILE
-        t1, s0 = min(b0 + _TILE, length), attention.first_key(t0) // _TILE * _TILE
-        t, s, own, near = t1 - t0, t1 - s0, slice(t0 - before, t1 - before), away[t0 - b0 : t1 - b0, : t1 - b0]
+        t1, s0 = min(b0 + _TILE, end), attention.first_key(t0) // _TILE * _TILE
+        s1, far_blocks = min(t1, length), (min(b0, length) - s0) // _TILE
+        t, s, own = t1 - t0, s1 - s0, slice(t0 - before, t1 - before)
+        near = away[t0 - b0 : t1 - b0, : max(s1 - b0, 0)]
         for part in parts:
             q = grouped[part][:, :, :, own].flatten(2, 3).flatten(0, 1)  # (P, H/G * t, D)
-            k, v = (x[part][:, :, s0:t1].flatten(0, 1) for x in (key, value))  # (P, s, D), (P, s, Dv)
+            k, v = (x[part][:, :, s0:s1].flatten(0, 1) for x in (key, value))  # (P, s, D), (P, s, Dv)
             scores = product(q, k).float().view(size[0], size[1] * shared, t, s)
             scores = attention.scores_(scores, t0, s0)
             scores[..., b0 - s0 :].masked_fill_(near < 0, float("-inf"))
@@ -158,12 +164,11 @@ def tiled_attention(
             # of the largest score, where no weight is lost to underflow: log A = x - lse
             lse[part][..., own] = scores.amax(-1).view(total.shape) - torch.log(weights.amax(-1) / total)
             # keys before the block: from t to the end of theirs and from there to s, so that nothing cancels
-            ends = torch.arange((b0 - s0) // _TILE, device=query.device).flip(0) * _TILE
-            far = offset[..., :-1] + mass[..., :-1] * (within[t0 - b0 : t1 - b0, None] + ends)
+            ends = b0 - s0 - _TILE * torch.arange(1, far_blocks + 1, device=query.device)
+            far = offset[..., :far_blocks] + mass[..., :far_blocks] * (within[t0 - b0 : t1 - b0, None] + ends)
             distance[part][..., own] = (far.sum(-1) + (weights[..., b0 - s0 :] * near).sum(-1)) / total
             mixed = product(weights.view(-1, shared * t, s).to(v.dtype), v.mT)  # (P, H/G * t, Dv)
             out[part][:, :, :, own] = mixed.view(*size, shared, t, width) / total[..., None]
-        t0 = t1
     return out.flatten(1, 2), lse.flatten(1, 2), distance.flatten(1, 2)
 
 

@@ -1,6 +1,6 @@
 """A long sequence read in pieces of rows has the signals of one that is read whole, in a fraction of its memory.
 
-Pieces are of 16 rows here.
+Pieces and tiles are of 16 rows here, and a layer that is read is handed 32 earlier keys at once.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from attention_rhythm.errors import NotFinite
-from attention_rhythm.signals import pieces
+from attention_rhythm.signals import pieces, streaming
 from attention_rhythm.signals.attention import Attention, described_attention
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
 from attention_rhythm.signals.streaming import LastLayerRead, tiled_attention
@@ -29,6 +29,8 @@ ROPES = ["llama/dynamic-rope", "llama/yarn", "llama/llama3-rope", "phi3/longrope
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(pieces, "ROWS", 16)
+    monkeypatch.setattr(pieces, "_KEYS", 32)
+    monkeypatch.setattr(streaming, "_TILE", 16)
 
 
 @pytest.fixture
@@ -49,6 +51,24 @@ def ran(module):
     module.register_forward_pre_hook(lambda _m, args, named: seen.append((args or [*named.values()])[0].shape[1]),
                                      with_kwargs=True)  # fmt: skip
     return seen
+
+
+def test_averages_under_two_sets_of_keys_by_hand():
+    """Masses of 1 and 3: a quarter of the one, three quarters of the other."""
+    one = torch.tensor([[[0.0]]]), [torch.tensor([[[8.0]]]), torch.tensor([[[[4.0, 0.0]]]])]
+    other = torch.tensor([[[3.0]]]).log(), [torch.tensor([[[0.0]]]), torch.tensor([[[[0.0, 4.0]]]])]
+    lse, (distance, out) = pieces.joined(one, other)
+    torch.testing.assert_close(lse.exp(), torch.tensor([[[4.0]]]))
+    torch.testing.assert_close(distance, torch.tensor([[[2.0]]]))
+    torch.testing.assert_close(out, torch.tensor([[[[1.0, 3.0]]]]))
+
+
+def test_distances_to_keys_far_away():
+    """One query at position 130 with equal scores for keys 0 to 63: 130 to 67 tokens away."""
+    q, k = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 64, 4)
+    _, lse, distance = tiled_attention(q, k, k, Attention(1.0), before=130)
+    torch.testing.assert_close(lse.exp(), torch.tensor([[[64.0]]]))
+    torch.testing.assert_close(distance, torch.tensor([[[(130 + 67) / 2]]]))
 
 
 def test_distances_of_the_last_rows_alone_by_hand():
