@@ -221,11 +221,12 @@ def with_these_benchmarks(folder: Path) -> Path:
 
 
 def farthest(ours: list[dict[str, Any]], before: list[dict[str, Any]]) -> float:
-    """The largest difference of a metric in any step, relative to it."""
-    pairs = [
-        (a["metrics"][name], b["metrics"][name]) for a, b in zip(ours, before, strict=True) for name in a["metrics"]
-    ]
-    return max(abs(a - b) / abs(b) if b else abs(a) for a, b in pairs)
+    """The largest difference of a metric in any step, as a share of its largest value (a loss may be near 0)."""
+    shares = []
+    for name in SAME:
+        pairs = [(a["metrics"][name], b["metrics"][name]) for a, b in zip(ours, before, strict=True)]
+        shares.append(max(abs(a - b) for a, b in pairs) / max(abs(b) for _, b in pairs))
+    return max(shares)
 
 
 def main() -> int:

@@ -76,7 +76,7 @@ COSTS = {
     "ours_of_trl": "tokens per second of a step of the loop / of TRL's GRPOTrainer",
     "ours_of_trl_fast": "the same / of TRL's GRPOTrainer with this project's matrix products",
     "ours_of_before": "tokens per second of a step of the loop: now / at 2178a5b, in the recipe's passes",
-    "metrics_of_before": "largest relative difference of a metric of these steps",
+    "metrics_of_before": "largest difference of a metric of these steps / its largest value",
     "batched_of_generate": "perturbation, candidates per second: batched / one `generate` call each",
     "right_refused": "share of right answers that the grader refuses, without documented styles",
     "wrong_paid": "share of wrong answers that the grader pays",

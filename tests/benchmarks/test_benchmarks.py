@@ -172,6 +172,14 @@ def test_a_real_step_reads_and_learns_from_every_response(tiny_model_folder):
     assert all(not weight.equal(before[name]) for name, weight in model.named_parameters())
 
 
+def test_steps_differ_by_a_share_of_the_largest_value():
+    def steps(losses):
+        return [{"metrics": dict.fromkeys(rl_step.SAME, 1.0) | {"loss": loss}} for loss in losses]
+
+    assert rl_step.farthest(steps([2.0, 1e-9]), steps([2.0, 2e-9])) == pytest.approx(0.5e-9)
+    assert rl_step.farthest(steps([1.9, 0.0]), steps([2.0, 0.0])) == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize("name", growth.PASSES)
 def test_growth_cuts_the_model_and_costs_something(tiny, name):
     answer, _ = growth.prepare(name)
