@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,7 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    from attention_rhythm.products import use_faster_products
+    from attention_rhythm.products import use_onednn
     from attention_rhythm.signals.attention import UnsupportedAttention, check_implementation
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -130,12 +131,25 @@ def load_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = model.to(device).eval().requires_grad_(False)
-    use_faster_products(model)
+    if mkl_is_slow():
+        use_onednn(model)
     try:
         check_implementation(model)
     except UnsupportedAttention:
         model.set_attn_implementation("eager")
     return model, tokenizer
+
+
+@cache
+def mkl_is_slow() -> bool:
+    """Whether this is an AMD processor with AVX-512, of which MKL uses half (Linux)."""
+    import torch
+
+    try:
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # another system
+        return False
+    return "AuthenticAMD" in described and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def context_length(config: PretrainedConfig) -> int | None:

@@ -1,14 +1,11 @@
-"""float32 matrix products of a CPU by the faster of the two libraries that PyTorch brings.
+"""float32 matrix products of a CPU by oneDNN, which PyTorch's compiler takes, in the place of MKL.
 
-PyTorch multiplies float32 matrices with MKL, which uses half of the AVX-512 units of an AMD processor. oneDNN, which
-PyTorch's compiler takes, uses all of them: twice as many products in a second, rounded as any float32 sum is. Other
-processors are left as they are.
+MKL uses half of the AVX-512 units of an AMD processor; oneDNN uses all of them: twice as many products in a second,
+rounded as any float32 sum is. `models.load_model` knows the processor and asks for it there.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,20 +16,9 @@ from torch.autograd.function import once_differentiable
 _SMALL = 2_000_000  # multiplications below which the 20 microseconds that a call of oneDNN costs are not won back
 
 
-@cache
-def onednn_is_faster() -> bool:
-    """Whether this is an AMD processor with AVX-512, and this PyTorch has oneDNN."""
-    try:
-        described = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return False
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return "AuthenticAMD" in described and wide and torch.backends.mkldnn.is_available()
-
-
-def use_faster_products(model: nn.Module) -> None:
-    """Let the linear layers of a model multiply float32 matrices by the faster library, on this CPU."""
-    if onednn_is_faster():
+def use_onednn(model: nn.Module) -> None:
+    """Let the linear layers of a model multiply float32 matrices by oneDNN; nothing where PyTorch comes without it."""
+    if torch.backends.mkldnn.is_available():
         for module in model.modules():
             if type(module) is nn.Linear:
                 module.__class__ = FastLinear
@@ -56,7 +42,7 @@ def product(x: Float[Tensor, "P M K"], y: Float[Tensor, "P N K"]) -> Float[Tenso
     """x y^T of each pair, in the unit of both. A single pair, or its transpose y, should be contiguous."""
     differentiable = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     single = len(x) == 1 and x.device.type == "cpu" and x.dtype == y.dtype == torch.float32 and not differentiable
-    if single and x.numel() * y.shape[1] >= _SMALL and onednn_is_faster():
+    if single and x.numel() * y.shape[1] >= _SMALL and torch.backends.mkldnn.is_available():
         return _product(x[0], y[0])[None]
     return x @ y.mT
 

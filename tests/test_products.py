@@ -6,23 +6,24 @@ import pytest
 import torch
 from torch import nn
 
-from attention_rhythm import products
-from attention_rhythm.models import load_model
-from attention_rhythm.products import FastLinear, onednn_is_faster, product, use_faster_products
+from attention_rhythm import models, products
+from attention_rhythm.models import load_model, mkl_is_slow
+from attention_rhythm.products import FastLinear, product, use_onednn
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+
+POLICY = "training/checkpoints/countdown-policy"
 
 
 @pytest.fixture
 def layers(monkeypatch):
     """(plain, fast) linear layers with the same weights, 5 to 3, that count as large."""
     monkeypatch.setattr(products, "_SMALL", 0)
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
 
     def make(bias):
         plain = nn.Linear(5, 3, bias=bias)
         fast = copy.deepcopy(plain)
-        use_faster_products(fast)
+        use_onednn(fast)
         assert type(fast) is FastLinear and isinstance(fast, nn.Linear)
         return plain, fast
 
@@ -64,28 +65,26 @@ def test_layers_of_another_kind_are_left_as_they_are(layers):
         pass
 
     model = nn.Sequential(Own(2, 2), nn.LayerNorm(2))
-    use_faster_products(model)
+    use_onednn(model)
     assert type(model[0]) is Own
 
 
 def test_other_processors_keep_their_products(monkeypatch):
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
-    layer = nn.Linear(2, 2)
-    use_faster_products(layer)
-    assert type(layer) is nn.Linear
+    monkeypatch.setattr(models, "mkl_is_slow", lambda: False)
+    model, _ = load_model(POLICY)
+    assert {type(module) for module in model.modules() if isinstance(module, nn.Linear)} == {nn.Linear}
 
 
 def test_a_loaded_model_has_the_faster_products_of_this_processor():
-    model, _ = load_model("training/checkpoints/countdown-policy")
+    model, _ = load_model(POLICY)
     kinds = {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
-    assert kinds == {FastLinear if onednn_is_faster() else nn.Linear}
+    assert kinds == {FastLinear if mkl_is_slow() else nn.Linear}
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize("pairs, m, s, d", [(1, 1, 1, 1), (1, 5, 1, 3), (1, 1, 7, 64), (1, 192, 130, 8), (3, 5, 7, 2)])
 def test_products_of_pairs_of_every_shape(monkeypatch, pairs, m, s, d):
     monkeypatch.setattr(products, "_SMALL", 0)
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(pairs, m, d, generator=generator), torch.randn(pairs, d, s, generator=generator).mT
     for right in (y, y.contiguous()):
