@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from attention_rhythm.signals import dense, streaming
+from attention_rhythm.signals.attention import described_attention
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
 from benchmarks import gpu_kernels
 
@@ -177,7 +178,7 @@ def test_autocast_is_followed_not_undone(kernels, new_model, batch, monkeypatch)
     with torch.autocast(DEVICE, torch.bfloat16):
         for layers in ([0], [1]):  # layer 0 is read, then it is not
             recorder = streaming.SignalRecorder(layers, response, 10, [(2, 9)])
-            with streaming.described_attention(model, recorder), torch.no_grad():
+            with described_attention(model, recorder), torch.no_grad():
                 model(input_ids=ids, use_cache=False)
     assert seen[0].dtype == seen[1].dtype == torch.bfloat16
     torch.testing.assert_close(seen[0], seen[1], atol=2e-2, rtol=2e-2)
