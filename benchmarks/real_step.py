@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from typing import Any
 from attention_rhythm.errors import ReproError
 from attention_rhythm.models import DEFAULT_MODEL
 from benchmarks.record import make_claim, report, run, write
-from benchmarks.worker import Worker, available_gib, serve
+from benchmarks.worker import Worker, available_gib, serve, timed
 from pipeline.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "real_step.json"
@@ -51,13 +50,6 @@ class Sizes:
     tokens: int = TOKENS
     forward_batch: int = 8  # sequences in one pass of reading
     micro_batch: int = 2  # sequences in one forward and backward pass: what a 0.5B model leaves room for in 24 GiB
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Wall seconds of a call, and what it returns."""
-    started = time.perf_counter()
-    result = call()
-    return time.perf_counter() - started, result
 
 
 class Step:

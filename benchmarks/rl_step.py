@@ -26,7 +26,6 @@ import statistics
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -35,7 +34,7 @@ from typing import Any
 
 from attention_rhythm.errors import ReproError
 from benchmarks.record import make_claim, report, run, write
-from benchmarks.worker import Worker, measured, serve
+from benchmarks.worker import Worker, measured, serve, timed
 from pipeline.manifest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "rl_step.json"
@@ -80,11 +79,6 @@ def ours() -> tuple[Callable[[Any], dict[str, Any]], str]:
         return read(rollout, **options)
 
     run.attn.read = keep
-
-    def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-        started = time.perf_counter()
-        result = call()
-        return time.perf_counter() - started, result
 
     def answer(_: Any) -> dict[str, Any]:
         record, cost = measured(run.step)

@@ -86,6 +86,13 @@ def serve(prepare: Callable[[], tuple[Callable[[Any], Any], Any]]) -> None:
         print(json.dumps(answer(json.loads(line))), file=answers)
 
 
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Wall seconds of a call, and what it returns."""
+    started = time.perf_counter()
+    result = call()
+    return time.perf_counter() - started, result
+
+
 def measured(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     """What `call` returns; its wall and CPU seconds, this process's peak memory, and the peak above what it held before
     (MiB; Linux)."""
