@@ -28,7 +28,8 @@ WINDOW = 10  # W of Eq. 9
 EXAMPLE_TOKENS = 160  # of the response whose attention maps are drawn
 # FAI of each head by these horizons: that of the paper's analysis (App. A.1: from the token itself to the end of the
 # response) and that of its RL runs (Eq. 10). A third, that of the receiver heads, comes from the settings.
-HORIZONS = {"fai_open": (0, None), "fai_band": (10, 100)}
+Horizons = dict[str, tuple[int, int | None]]
+HORIZONS: Horizons = {"fai_open": (0, None), "fai_band": (10, 100)}
 
 
 def stage(run: Run, settings: SignalsSettings) -> None:
@@ -52,9 +53,7 @@ def stage(run: Run, settings: SignalsSettings) -> None:
     write_npz(run.path("maps.npz"), **example_maps(model, rows[settings.example], example))
 
 
-def read(
-    model: PreTrainedModel, rows: list[dict[str, Any]], horizons: dict[str, tuple[int, int | None]]
-) -> list[dict[str, np.ndarray]]:
+def read(model: PreTrainedModel, rows: list[dict[str, Any]], horizons: Horizons) -> list[dict[str, np.ndarray]]:
     """For each response of n tokens: span (L, H), waad (L, H, n + 1) whose first column is the row before the response,
     one FAI (L, H, n) for each horizon, token_ids, entropy and logprob (n,). Every layer is read."""
     sequences = [torch.tensor(row["prompt_ids"] + row["response_ids"]) for row in rows]
@@ -109,18 +108,22 @@ def load(folder: Path) -> list[dict[str, np.ndarray]]:
 
 
 def signals_of(
-    response: dict[str, np.ndarray], config: SignalConfig, span: Float[Tensor, "l H"] | None = None
+    response: dict[str, np.ndarray],
+    config: SignalConfig,
+    span: Float[Tensor, "l H"] | None = None,
+    horizons: Horizons = HORIZONS,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     """WAAD (tokens) and FAI of one response of `signals/`, float32, over the layers, heads and rows of `config`.
 
     Args:
-        response: what `read` gave; its window is WINDOW, its horizons are HORIZONS.
+        response: what `read` gave; its window is WINDOW.
         span: draws the head sets (Eq. 8), of the layers of `config`; None: the response's own.
+        horizons: that it was read by.
     """
     layers = list(select_layers(len(response["span"]), config.layers, config.num_layers))
     span = torch.from_numpy(response["span"][layers]) if span is None else span  # (l, H)
     local, glob = head_sets(span, config.head_fraction)  # (l, H) each
     rows = {"token": slice(1, None), "predictor": slice(None, -1)}[config.row]
-    horizon = next(name for name, bounds in HORIZONS.items() if bounds == config.horizon)
+    horizon = next(name for name, bounds in horizons.items() if bounds == config.horizon)
     waad = mean_over(torch.from_numpy(response["waad"][layers])[..., rows], local)  # (n,)
     return waad, mean_over(torch.from_numpy(response[horizon][layers]), glob)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from attention_rhythm.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -33,3 +35,35 @@ class PerturbationSettings:
     horizon: tuple[int, int] = (10, 100)  # FAI window in tokens ahead (H_lo, H_hi)
     batch_size: int = 8  # responses perturbed at once: memory and speed
     groups: tuple[str, ...] = ("top", "bottom", "matched")  # by FAI; matched: low FAI, same part of the response as top
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What is common to tables [token_values] and [policy_values]: what each token of a response changes.
+
+    Raises:
+        UsageError: an odd number of samples, or fewer than four.
+    """
+
+    problems: int = 400  # that are tried
+    responses: int = 150  # that are studied at most: one of each problem that is neither too easy nor too hard
+    screen: int = 8  # responses to a problem from which its pass rate is taken; 1: no problem is left out
+    pass_rate: tuple[float, float] = (0.1, 0.9)  # of a problem that is studied, if it is screened
+    positions: int = 12  # of each response whose tokens are studied; 0: all
+    samples: int = 16  # K: continuations of a prefix, half of them in each of two halves
+    max_new_tokens: int = 256  # of a response, whether sampled or continued
+    horizon: tuple[int, int] = (10, 100)  # FAI window in tokens ahead (H_lo, H_hi), as training reads it
+    receiver_heads: int = 20  # heads of highest kurtosis that make the receiver signal
+    batch_size: int = field(default=256, metadata={"decides": False})  # continuations at once: memory and speed
+
+    def __post_init__(self) -> None:
+        if self.samples < 4 or self.samples % 2:
+            raise UsageError(f"samples must be even and at least 4, for two halves, not {self.samples}")
+
+
+@dataclass(frozen=True)
+class TokenValuesSettings(StudySettings):
+    """Table [token_values]: token values of the profile's model."""
+
+    task: str = "gsm8k"  # whose problems are answered
+    source: str = "benchmark"  # benchmark: from DATA_DIR or the hub | generated: made here

@@ -6,7 +6,7 @@ problem share its difficulty, so they are averaged first and never count as inde
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,21 @@ class TInterval:
     low: float
     high: float
     p_value: float
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Difference of the means of two arms of an experiment, with what the experiment could have seen.
+
+    low, high: t interval with the variance of all arms pooled; p_value: two-sided; detectable: the difference that four
+    of five such experiments find at two-sided 5%.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    detectable: float
 
 
 # --- accuracies -------------------------------------------------------------------------------------------------------
@@ -199,6 +214,43 @@ def t_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> TInterva
     test = stats.ttest_1samp(array, 0.0)
     interval = test.confidence_interval(confidence)
     return TInterval(mean, float(interval.low), float(interval.high), float(test.pvalue))
+
+
+# --- arms of an experiment --------------------------------------------------------------------------------------------
+
+
+def pooled_contrasts(
+    arms: Sequence[ArrayLike], pairs: Sequence[tuple[int, int]], *, confidence: float = CONFIDENCE
+) -> list[Contrast]:
+    """Differences of means between arms (first minus second of each pair), with one variance for all arms.
+
+    arms: (n_i,) independent values each, any n_i. All arms say how much a value varies, so that a few seeds an arm are
+    enough for its degrees of freedom, sum n_i - 1. ValueError: no arm has two values, or one has none.
+    """
+    values = [np.asarray(arm, dtype=np.float64) for arm in arms]
+    freedom = sum(len(arm) - 1 for arm in values)
+    if freedom < 1 or not all(len(arm) for arm in values):
+        raise ValueError("the variance of arms needs a value in each, and two in one")
+    variance = sum(float(((arm - arm.mean()) ** 2).sum()) for arm in values) / freedom
+    critical = float(stats.t.ppf((1 + confidence) / 2, freedom))
+    found = []
+    for first, second in pairs:
+        difference = float(values[first].mean() - values[second].mean())
+        error = float(np.sqrt(variance * (1 / len(values[first]) + 1 / len(values[second]))))
+        p_value = 2 * float(stats.t.sf(abs(difference) / error, freedom)) if error else float(difference == 0)
+        seen = error * float(stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom))
+        found.append(Contrast(difference, difference - critical * error, difference + critical * error, p_value, seen))
+    return found
+
+
+def holm(p_values: ArrayLike) -> Array:
+    """p-values of several tests, (n,), adjusted by Holm: the chance of any false finding among them is below each."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    found = np.empty_like(values)
+    found[order] = np.minimum(adjusted, 1.0)
+    return found
 
 
 # --- paired comparison ------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
     DATA_DIR=FOLDER .venv/bin/python -m benchmarks.continuations [--vllm-python PYTHON] [--rounds N] [--threads N]
 
-    shared            `continue_rows`: the rows of a response share its keys and values, all responses are one batch
+    shared            `HFGenerator`: the rows of a response share its keys and values, all responses are one batch
     vllm              vLLM with prefix caching, all prefixes at once
     generate          transformers' `generate` as a user would write it: one prefix after the other, K samples of each
     generate_batched  the same with all prefixes of one response in a call, padded on the left
@@ -34,6 +34,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from attention_rhythm.generation import base
+from attention_rhythm.generation.base import Generator
 from attention_rhythm.models import model_name
 from benchmarks.record import make_claim, report, run, write
 from benchmarks.worker import Worker, measured, serve
@@ -46,6 +48,7 @@ TARGET = 3.0  # times the tokens per second of `generate`
 ONE_BY_ONE = "the faster of shared prefixes and vLLM / one `generate` call a prefix"
 TOGETHER = "the faster of shared prefixes and vLLM / one `generate` call a response"
 TITLES = {"coder": "Qwen2.5-Coder-0.5B", "policy": "1.2M policy"}
+CONTEXT = 1024  # tokens of prompt, response and continuation
 BLOCK = 32  # tokens of a block of vLLM's cache, which shares whole blocks; its default is 128
 
 Rows = list[list[int]]
@@ -136,38 +139,21 @@ def sample_responses(spec: str, work: Workload) -> tuple[Rows, list[int], str]:
 Sample = Callable[[Rows, list[Prefix], int, int], Rows]
 
 
-def shared(model: Any, stops: set[int], rows: int) -> Sample:
-    """rows: most rows of one batch."""
-    import torch
-
-    from attention_rhythm.generation.hf import continue_rows, draw, uniform_draws
-
-    def one_batch(texts: Rows, chosen: list[Prefix], samples: int, seed: int) -> Rows:
-        used = sorted({prefix.text for prefix in chosen})
-        each = [(prefix, number) for prefix in chosen for number in range(samples)]
-        longest = max(prefix.limit for prefix in chosen)
-        ids = {prefix: texts[prefix.text][: prefix.tokens] for prefix in chosen}
-        uniform = torch.from_numpy(np.stack([uniform_draws(ids[p], seed, number, longest) for p, number in each]))
-        continued, _ = continue_rows(
-            model,
-            prefixes=[texts[text] for text in used],
-            group=[used.index(p.text) for p, _ in each],
-            visible=[p.tokens - 1 for p, _ in each],
-            first=[ids[p][-1] for p, _ in each],
-            limits=[p.limit for p, _ in each],
-            stops=stops,
-            choose=lambda logits, rows, step: draw(logits, 1.0, uniform[rows, step]),
-        )
-        return continued
+def ours(generator: Generator, rows: int) -> Sample:
+    """`continue_prefixes` of a generator. rows: most rows of one batch."""
 
     def sample(texts: Rows, chosen: list[Prefix], samples: int, seed: int) -> Rows:
-        parts = (one_batch(texts, few, samples, seed) for few in batches(chosen, max(rows // samples, 1)))
-        return [row for part in parts for row in part]
+        found = []
+        for few in batches(chosen, max(rows // samples, 1)):
+            prefixes = [base.Prefix(p.text, p.tokens - 1, texts[p.text][p.tokens - 1], p.limit) for p in few]
+            for rows_of_one in generator.continue_prefixes(texts, prefixes, samples, seed):
+                found += rows_of_one
+        return found
 
     return sample
 
 
-def generate(model: Any, stops: set[int], _: int) -> Sample:
+def generate(model: Any, stops: set[int]) -> Sample:
     _one_piece(model)
 
     def sample(texts: Rows, chosen: list[Prefix], samples: int, seed: int) -> Rows:
@@ -179,7 +165,7 @@ def generate(model: Any, stops: set[int], _: int) -> Sample:
     return sample
 
 
-def generate_batched(model: Any, stops: set[int], _: int) -> Sample:
+def generate_batched(model: Any, stops: set[int]) -> Sample:
     _one_piece(model)
 
     def sample(texts: Rows, chosen: list[Prefix], samples: int, seed: int) -> Rows:
@@ -225,38 +211,22 @@ def _generate(model: Any, texts: Rows, chosen: list[Prefix], samples: int, stops
 
 
 def vllm(spec: str, dtype: str) -> tuple[Sample, set[int]]:
-    """As `VLLMGenerator`, but for each prefix a limit of its own and one request for all its samples."""
+    """All prefixes at once, with prefix caching, which nothing of the round before is left in."""
     from attention_rhythm.generation.vllm import VLLMGenerator
 
     generator = VLLMGenerator.load(
-        spec, dtype=dtype, enable_prefix_caching=True, block_size=BLOCK, max_num_seqs=512, max_num_batched_tokens=4096
+        spec, dtype=dtype, context=CONTEXT, enable_prefix_caching=True, block_size=BLOCK, max_num_seqs=512
     )
+    sample_all = ours(generator, sys.maxsize)
 
     def sample(texts: Rows, chosen: list[Prefix], samples: int, seed: int) -> Rows:
-        from vllm import SamplingParams
-
-        generator.llm.reset_prefix_cache()  # nothing of the round before
-        parameters = [
-            SamplingParams(
-                n=samples,
-                temperature=1.0,
-                max_tokens=prefix.limit,
-                seed=seed + number * samples,  # of the first sample; the others count on
-                repetition_penalty=generator.penalty,
-                stop_token_ids=sorted(generator.stops),
-                ignore_eos=True,  # `stop_token_ids` are all there are
-                detokenize=False,
-            )
-            for number, prefix in enumerate(chosen)
-        ]
-        requests = [{"prompt_token_ids": texts[prefix.text][: prefix.tokens]} for prefix in chosen]
-        outputs = generator.llm.generate(requests, parameters, use_tqdm=False)
-        return [list(one.token_ids) for output in outputs for one in output.outputs]
+        generator.llm.reset_prefix_cache()
+        return sample_all(texts, chosen, samples, seed)
 
     return sample, generator.stops
 
 
-HF_SIDES = {"shared": shared, "generate": generate, "generate_batched": generate_batched}
+PLAIN_SIDES = {"generate": generate, "generate_batched": generate_batched}
 SIDES = ("shared", "vllm", "generate", "generate_batched")
 
 
@@ -270,12 +240,13 @@ def prepare(side: str, spec: str, dtype: str, rows: int) -> tuple[Callable[[dict
     else:
         from transformers import __version__ as version
 
-        from attention_rhythm.generation.conventions import stop_token_ids
+        from attention_rhythm.generation.hf import HFGenerator
         from attention_rhythm.models import load_model
 
         model, tokenizer = load_model(spec, dtype=dtype)
-        stops = stop_token_ids(model.generation_config, tokenizer)
-        sample = HF_SIDES[side](model, stops, rows)
+        generator = HFGenerator(model, tokenizer)
+        stops = generator.stops
+        sample = ours(generator, rows) if side == "shared" else PLAIN_SIDES[side](model, stops)
 
     @torch.inference_mode()
     def answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_json, read_jsonl
 
 EXPERIMENTS = ("training", "training_extended", "ablations")  # what optional stages have left
+STUDIES = ("policy_values", "token_values")  # of token values, optional too
 MAKERS = {  # result file: the stage that writes it
     "model.json": "model",
     "responses.jsonl": "responses",
@@ -27,6 +28,7 @@ MAKERS = {  # result file: the stage that writes it
     "perturbation.json": "perturbation",
     "evaluation.json": "evaluation",
     **{f"{stage}{ending}": stage for stage in EXPERIMENTS for ending in (".json", "_curves.parquet")},
+    **{f"{stage}{ending}": stage for stage in STUDIES for ending in (".json", ".parquet", "_signals.parquet")},
 }
 
 
@@ -46,9 +48,12 @@ class Results:
         self.root, self.seed = Path(root), seed
 
     def get(self, need: str) -> Any:
-        """What a figure or a table names as a need: a property of this class, an experiment, or NAME_curves."""
-        if need in EXPERIMENTS:
+        """What a figure or a table names as a need: a property of this class, an experiment or a study, NAME_curves of
+        the one, NAME_tokens of the other."""
+        if need in (*EXPERIMENTS, *STUDIES):
             return self.experiment(need)
+        if need.removesuffix("_tokens") in STUDIES:
+            return self.token_values(need.removesuffix("_tokens"))
         if need.removesuffix("_curves") in EXPERIMENTS:
             return self.curves(need.removesuffix("_curves"))
         return getattr(self, need)
@@ -134,11 +139,11 @@ class Results:
         }
 
     def has(self, experiment: str) -> bool:
-        """Whether `training`, `training_extended` or `ablations` has been run."""
+        """Whether an experiment or a study has been run."""
         return (self.root / f"{experiment}.json").is_file()
 
     def experiment(self, name: str) -> dict:
-        """Final accuracies of `training`, `training_extended` or `ablations`, with intervals over seeds."""
+        """Final accuracies of an experiment with intervals over seeds; the scores of a study of token values."""
         return read_json(self._path(f"{name}.json"))
 
     @property
@@ -149,6 +154,12 @@ class Results:
     def curves(self, name: str) -> pd.DataFrame:
         """One row a run and step of `training` or `training_extended`."""
         return pd.read_parquet(self._path(f"{name}_curves.parquet"))
+
+    def token_values(self, name: str) -> pd.DataFrame:
+        """One row a token of a study: what it is, right continuations of each half, and every signal."""
+        key = ["subject", "response", "t"]
+        values, signals = (pd.read_parquet(self._path(f"{name}{part}.parquet")) for part in ("", "_signals"))
+        return values.merge(signals.drop(columns=["entropy"]), on=key, validate="one_to_one")
 
     def table(self, name: str) -> pd.DataFrame:
         """A finished table's numbers, tables/NAME.csv: what its module's `build` made."""

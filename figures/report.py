@@ -21,12 +21,16 @@ from attention_rhythm.files import read_json, write_text
 from evaluation.settings import Run
 from figures import pages, token_view
 from figures import run as _registers  # noqa: F401, what is made
-from figures.inputs import EXPERIMENTS, MissingResult, Results
+from figures.inputs import EXPERIMENTS, STUDIES, MissingResult, Results
 from figures.registry import Entry, of_section
 from figures.report_text import SECTIONS, TOKENS, Section
 
 # Stages that run when asked for, and how that is said.
-TAKE_HOURS = {"training_extended": "training --extended", "ablations": "ablations"}
+TAKE_HOURS = {
+    "training_extended": "training --extended",
+    "ablations": "ablations",
+    **{study: study for study in STUDIES},
+}
 
 
 def write(run: Run, page: Path, has: Collection[str]) -> None:
@@ -88,8 +92,9 @@ def _table(entry: Entry, data: Results, run: Run, has: Collection[str]) -> dict:
 
 def _missing(what: str, stage: str, run: Run, has: Collection[str] = ()) -> dict:
     """A sentence in the place of a figure or a table."""
-    if stage in EXPERIMENTS and stage not in has:
-        text, command = f"Profile {run.profile} has no {stage.replace('_', ' ')} runs.", ""
+    if stage in (*EXPERIMENTS, *STUDIES) and stage not in has:
+        what = f"{stage.replace('_', ' ')} runs" if stage in EXPERIMENTS else f"stage {stage}"
+        text, command = f"Profile {run.profile} has no {what}.", ""
     else:
         text = f"{what} is not here. This makes it{', in hours' if stage in TAKE_HOURS else ''}:"
         command = f"./reproduce.sh {run.profile} --stage {TAKE_HOURS.get(stage, stage)}"

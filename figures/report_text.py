@@ -40,6 +40,13 @@ SECTIONS = (
         "the original text survives a change at high FAI.",
     ),
     Section(
+        "token-values",
+        "Which tokens change the outcome",
+        "The value of a prefix is the share of its continuations that are right; a token matters as far as it changes "
+        "that value. Lifts say how much more of the change a choice of tokens holds than as many tokens by chance. "
+        "Method: docs/token-values.md.",
+    ),
+    Section(
         "training",
         "Credit in training (Section 5)",
         "A policy of about a million parameters learns Countdown puzzles with each credit strategy: same warm start, "

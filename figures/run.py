@@ -15,7 +15,9 @@ from figures import (  # each registers what it makes
     fig_credit,  # noqa: F401
     fig_sensitivity,  # noqa: F401
     fig_summary,  # noqa: F401
+    fig_token_values,  # noqa: F401
     fig_training,  # noqa: F401
+    fig_value_paths,  # noqa: F401
     style,
     table1_perturbation,  # noqa: F401
     table2_couplings,  # noqa: F401
@@ -27,6 +29,9 @@ from figures import (  # each registers what it makes
     table_credit_sensitivity,  # noqa: F401
     table_sensitivity,  # noqa: F401
     table_summary,  # noqa: F401
+    table_token_kinds,  # noqa: F401
+    table_token_mechanisms,  # noqa: F401
+    table_token_values,  # noqa: F401
     table_training,  # noqa: F401
     tables,
     token_view,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from analysis.settings import CouplingsSettings, PerturbationSettings, SignalsSettings
+from analysis.settings import CouplingsSettings, PerturbationSettings, SignalsSettings, TokenValuesSettings
 from evaluation.settings import EvaluationConfig, ResponsesSettings
-from training.settings import ClusterSettings, ExperimentSettings
+from training.settings import ClusterSettings, ExperimentSettings, PolicyValuesSettings
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ def written_by(experiment: str) -> tuple[str, ...]:
         f"{experiment}.json",
         *(f"{experiment}_{part}" for part in ("curves.parquet", "finals.parquet", "runs.json")),
     )
+
+
+def written_by_study(study: str) -> tuple[str, ...]:
+    """The files of a study of token values (analysis/token_value.py)."""
+    return (f"{study}.json", f"{study}.parquet", f"{study}_signals.parquet")
 
 
 EXPERIMENT = ("training/configs/*.toml", "training/checkpoints/countdown-policy/*")
@@ -93,6 +98,17 @@ STAGES = (
         minutes={"smoke": 0.3, "cpu": 7, "gpu": 10, "paper": 40},
     ),
     Stage(
+        "token_values",
+        "what each token changes in the chance to end right, and which signals find it",
+        "analysis.token_value:stage",
+        reads=("model.json",),
+        writes=written_by_study("token_values"),
+        settings={"token_values": TokenValuesSettings},
+        minutes={"qwen2.5-coder-0.5b": 600},
+        optional=True,
+        only_if_asked=True,
+    ),
+    Stage(
         "evaluation",
         "accuracy on the benchmarks",
         "evaluation.run:stage",
@@ -137,6 +153,18 @@ STAGES = (
         only_if_asked=True,
     ),
     Stage(
+        "policy_values",
+        "the same of the embedded policy, at its warm start and after GRPO",
+        "training.policy_values:stage",
+        reads=("model.json",),
+        writes=written_by_study("policy_values"),
+        settings={"policy_values": PolicyValuesSettings},
+        files=EXPERIMENT,
+        minutes={"smoke": 0.7, "cpu": 40},
+        optional=True,
+        only_if_asked=True,
+    ),
+    Stage(
         "figures",
         "every figure and table, from the result files",
         "figures.run:run",
@@ -160,6 +188,8 @@ STAGES = (
             "training_extended.json",
             "training_extended_curves.parquet",
             "ablations.json",
+            *written_by_study("token_values"),
+            *written_by_study("policy_values"),
         ),
         writes=("figures/", "tables/", "token_heatmap.html"),
         not_kept=("token_heatmap.html",),

@@ -23,8 +23,13 @@ def block(title: str, language: str) -> str:
     return code
 
 
-def test_strategy_task_and_engine_are_shown_and_short():
-    assert list(SECTIONS) == ["A new credit strategy", "A new task", "A new generation engine"]
+def test_what_people_want_most_is_shown_and_short():
+    assert list(SECTIONS) == [
+        "A new credit strategy",
+        "A new task",
+        "A new generation engine",
+        "A new signal, held against token values",
+    ]
     for title in SECTIONS:
         assert len(re.findall(r"^\+(?!\+\+)", block(title, "diff"), re.MULTILINE)) <= 30, f"{title}: about twenty lines"
 

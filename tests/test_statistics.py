@@ -16,9 +16,11 @@ from attention_rhythm.statistics import (
     bootstrap_ratio,
     bootstrap_statistic,
     compare_paired,
+    holm,
     mcnemar_exact,
     pass_at_1,
     pass_at_k,
+    pooled_contrasts,
     sign_flip_test,
     t_interval,
     wilson_interval,
@@ -259,3 +261,47 @@ def test_equal_values_have_no_width_whatever_their_rounding():
 def test_values_without_a_mean_are_refused(values):
     with pytest.raises(ValueError, match="t_interval"):
         t_interval(values)
+
+
+# --- arms of an experiment --------------------------------------------------------------------------------------------
+
+
+def test_two_arms_are_students_test():
+    one, other = [3.0, 4.0, 6.0, 5.5], [2.0, 2.5, 4.0]
+    (found,) = pooled_contrasts([one, other], [(0, 1)])
+    test = stats.ttest_ind(one, other)
+    interval = test.confidence_interval()
+    assert (found.difference, found.p_value) == pytest.approx((np.mean(one) - np.mean(other), test.pvalue))
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_arms_share_one_variance_by_hand():
+    # squares about the means: 2, 8, 0 with 1 + 1 + 0 degrees of freedom, so variance 5
+    (found,) = pooled_contrasts([[1.0, 3.0], [2.0, 6.0], [5.0]], [(2, 0)])
+    error = math.sqrt(5 * (1 + 1 / 2))
+    assert found.difference == 3
+    assert found.high - found.difference == pytest.approx(stats.t.ppf(0.975, 2) * error)
+
+
+def test_the_detectable_difference_is_found_in_four_of_five_experiments():
+    arms = [np.arange(8.0), np.arange(8.0) + 1, np.arange(8.0) + 2]
+    (found,) = pooled_contrasts(arms, [(0, 1)])
+    error = (found.high - found.low) / 2 / stats.t.ppf(0.975, 21)
+    power = stats.nct.sf(stats.t.ppf(0.975, 21), 21, found.detectable / error)
+    assert power == pytest.approx(0.8, abs=0.01)
+
+
+def test_arms_without_spread_or_values():
+    (same,) = pooled_contrasts([[1.0, 1.0], [1.0, 1.0]], [(0, 1)])
+    assert (same.difference, same.p_value) == (0, 1)
+    (apart,) = pooled_contrasts([[1.0, 1.0], [2.0, 2.0]], [(0, 1)])
+    assert (apart.difference, apart.p_value) == (-1, 0)
+    with pytest.raises(ValueError, match="variance"):
+        pooled_contrasts([[1.0], [2.0]], [(0, 1)])
+
+
+def test_holm_by_hand():
+    # in rising order 0.01 * 3, 0.03 * 2, 0.04 * 1, and none below the one before
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+    assert holm([]).tolist() == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from analysis.settings import StudySettings
+
 DECIDES_NOTHING = {"decides": False}  # of a field that changes no number
 
 
@@ -19,6 +21,15 @@ class ExperimentSettings:
     sequences_per_pass: int | None = None  # not the recipe's: another speed and other rounding, no other result
     held_out: int = 512  # test puzzles
     samples: int = 4  # responses to each of them at the end, T = 1
+
+
+@dataclass(frozen=True)
+class PolicyValuesSettings(StudySettings):
+    """Table [policy_values]: token values of the embedded policy, on test puzzles."""
+
+    recipe: str = "countdown"  # training/configs/NAME.toml: the policy, and how it is trained
+    steps: tuple[int, ...] = (0, 100)  # of GRPO before its tokens are studied; 0: the warm start
+    seed_of_training: int = 0  # of the runs that make the trained policies
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -40,11 +40,30 @@ class Completion:
     finish_reason: str  # "stop": ended by itself (the stop token is the last of token_ids) | "length"
 
 
+class Prefix(NamedTuple):
+    """The beginning of a text, then a token: what is continued."""
+
+    text: int  # which of the texts
+    visible: int  # tokens of it, at least one
+    first: int  # the token that follows them
+    limit: int  # most tokens to generate, at least one
+
+
 class Generator(Protocol):
     """Anything that completes prompts."""
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
         """Complete prompts given as token ids: `sampling.samples` completions for each, prompt by prompt."""
+        ...
+
+    def continue_prefixes(
+        self, texts: Sequence[Sequence[int]], prefixes: Sequence[Prefix], samples: int, seed: int
+    ) -> list[list[list[int]]]:
+        """Token ids of `samples` continuations of each prefix at T = 1, a stop token included, prefix by prefix.
+
+        A continuation depends on the seed, its prefix and the number of the sample alone; prefixes of one text share
+        what they have in common.
+        """
         ...
 
     def update_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from attention_rhythm.generation.base import Completion, GenerationError, SamplingConfig
+from attention_rhythm.generation.base import Completion, GenerationError, Prefix, SamplingConfig
 from attention_rhythm.generation.choice import Rows, make_decoder
 from attention_rhythm.generation.conventions import ResponseText, repetition_penalty, stop_token_ids
 from attention_rhythm.signals.architecture import exclusive, language_model
@@ -234,6 +234,30 @@ class HFGenerator:
             )
             for ids, lps in zip(tokens, logprobs, strict=True)
         ]
+
+    def continue_prefixes(
+        self, texts: Sequence[Sequence[int]], prefixes: Sequence[Prefix], samples: int, seed: int
+    ) -> list[list[list[int]]]:
+        """See `Generator.continue_prefixes`. All rows form one batch. Raises: see `continue_rows`."""
+        if not prefixes:
+            return []
+        used = sorted({prefix.text for prefix in prefixes})
+        rows = [(prefix, number) for prefix in prefixes for number in range(samples)]
+        longest = max(prefix.limit for prefix in prefixes)
+        ids = {prefix: [*texts[prefix.text][: prefix.visible], prefix.first] for prefix in prefixes}
+        uniform = torch.from_numpy(np.stack([uniform_draws(ids[p], seed, number, longest) for p, number in rows]))
+        uniform = uniform.to(self.model.device)
+        tokens, _ = continue_rows(
+            self.model,
+            prefixes=[texts[text] for text in used],
+            group=[used.index(p.text) for p, _ in rows],
+            visible=[p.visible for p, _ in rows],
+            first=[p.first for p, _ in rows],
+            limits=[p.limit for p, _ in rows],
+            stops=self.stops,
+            choose=lambda logits, few, step: draw(logits, 1.0, uniform[few, step]),
+        )
+        return [tokens[start : start + samples] for start in range(0, len(tokens), samples)]
 
     @torch.no_grad()
     def update_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from attention_rhythm.errors import ReproError
-from attention_rhythm.generation.base import BrokenLogits, Completion, GenerationError, SamplingConfig
+from attention_rhythm.generation.base import BrokenLogits, Completion, GenerationError, Prefix, SamplingConfig
 from attention_rhythm.generation.conventions import ResponseText, repetition_penalty, stop_token_ids
 from attention_rhythm.models import resolve_model
 
@@ -73,7 +73,9 @@ class VLLMGenerator:
         if self.tied:
             self.shapes.pop(_HEAD, None)
         if not torch.cuda.is_available():
-            options = {"enforce_eager": True} | options  # compiling takes minutes and gains nothing on a CPU
+            # Compiling takes minutes and gains nothing on a CPU. A prompt that is read in two parts ends the engine of
+            # vLLM 0.32 where its sampling is seeded ("CPU Generator does not use offset").
+            options = {"enforce_eager": True, "enable_chunked_prefill": False} | options
         self.llm = vllm.LLM(
             model=str(folder),
             dtype=dtype,
@@ -125,6 +127,38 @@ class VLLMGenerator:
         with self._alive() as llm:
             outputs = llm.generate([{"prompt_token_ids": list(p)} for p, _ in requests], parameters, use_tqdm=False)
         return [self._completion(output.outputs[0]) for output in outputs]
+
+    def continue_prefixes(
+        self, texts: Sequence[Sequence[int]], prefixes: Sequence[Prefix], samples: int, seed: int
+    ) -> list[list[list[int]]]:
+        """See `Generator.continue_prefixes`; the samples of a prefix are one request.
+
+        GenerationError if a prefix and its limit do not fit the context, or if the engine dies.
+        """
+        from vllm import SamplingParams
+
+        ids = [[*texts[prefix.text][: prefix.visible], prefix.first] for prefix in prefixes]
+        for own, prefix in zip(ids, prefixes, strict=True):
+            if len(own) + prefix.limit > self.context:
+                raise GenerationError(f"{len(own)} tokens and {prefix.limit} more: the context is {self.context}")
+        parameters = [
+            SamplingParams(
+                n=samples,
+                temperature=1.0,
+                max_tokens=prefix.limit,
+                seed=_request_seed(own, seed, 0),  # of the first sample; the others count on
+                repetition_penalty=self.penalty,
+                stop_token_ids=sorted(self.stops),
+                ignore_eos=True,  # `stop_token_ids` are all there are
+                detokenize=False,
+            )
+            for own, prefix in zip(ids, prefixes, strict=True)
+        ]
+        if not prefixes:
+            return []
+        with self._alive() as llm:
+            outputs = llm.generate([{"prompt_token_ids": own} for own in ids], parameters, use_tqdm=False)
+        return [[list(one.token_ids) for one in output.outputs] for output in outputs]
 
     def _completion(self, output: Any) -> Completion:
         """vLLM's answer as ours. BrokenLogits: a log-probability that is not finite."""

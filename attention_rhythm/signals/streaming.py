@@ -36,9 +36,7 @@ from torch.nn import functional as F
 
 from attention_rhythm.errors import NotFinite
 from attention_rhythm.products import product
-from attention_rhythm.signals.architecture import (
-    UnsupportedAttention,
-)
+from attention_rhythm.signals.architecture import UnsupportedAttention
 from attention_rhythm.signals.attention import TWICE, Attention, LastCall
 
 Horizon = tuple[int, int | None]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from attention_rhythm.generation.hf import HFGenerator
 from benchmarks import continuations
 from benchmarks.continuations import Prefix, apart, batches, compare, cut, mean_and_error, positions, prefixes, summary
+from tests.support.models import Letters
 
 WORK = replace(continuations.WORKLOADS["policy"], responses=2, length=6, total=10, step=2, samples=3)
 
@@ -112,10 +114,22 @@ def after(model, prefix):
         return model(torch.tensor([TEXTS[prefix.text][: prefix.tokens]])).logits[0, -1].softmax(-1).numpy()
 
 
-@pytest.mark.parametrize("name", continuations.HF_SIDES)
+SAMPLERS = ("shared", *continuations.PLAIN_SIDES)
+
+
+def sampler(name, model, stops, rows):
+    """What samples, with these stop tokens."""
+    if name != "shared":
+        return continuations.PLAIN_SIDES[name](model, stops)
+    generator = HFGenerator(model, Letters())
+    generator.stops = stops
+    return continuations.ours(generator, rows)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_side_samples_what_the_model_predicts_after_each_prefix(peaked, name):
     chosen, samples = [Prefix(0, 3, 1), Prefix(0, 6, 1), Prefix(1, 2, 1)], 2000
-    rows = continuations.HF_SIDES[name](peaked, {15}, 4096)(TEXTS, chosen, samples, 0)
+    rows = sampler(name, peaked, {15}, 4096)(TEXTS, chosen, samples, 0)
     assert len(rows) == len(chosen) * samples and all(len(row) == 1 for row in rows)
     for number, prefix in enumerate(chosen):
         drawn = [row[0] for row in rows[number * samples : (number + 1) * samples]]
@@ -124,10 +138,10 @@ def test_every_side_samples_what_the_model_predicts_after_each_prefix(peaked, na
         assert distance[prefix] < 0.05 < 0.2 < min(distance[other] for other in chosen if other != prefix)
 
 
-@pytest.mark.parametrize("name", continuations.HF_SIDES)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_side_ends_at_a_stop_token_or_at_the_limit_of_the_prefix(peaked, name):
     chosen = [Prefix(0, 3, 12), Prefix(0, 6, 4), Prefix(1, 2, 9)]
-    rows = continuations.HF_SIDES[name](peaked, {1, 15}, 8)(TEXTS, chosen, 8, 3)
+    rows = sampler(name, peaked, {1, 15}, 8)(TEXTS, chosen, 8, 3)
     limits = [prefix.limit for prefix in chosen for _ in range(8)]
     assert {row[-1] in {1, 15} for row in rows} == {True, False}  # both happen
     for row, limit in zip(rows, limits, strict=True):
@@ -136,7 +150,7 @@ def test_every_side_ends_at_a_stop_token_or_at_the_limit_of_the_prefix(peaked, n
 
 def test_shared_samples_do_not_depend_on_the_size_of_a_batch(peaked):
     chosen = [Prefix(0, 3, 12), Prefix(0, 6, 4), Prefix(1, 2, 9)]
-    few, all_at_once = (continuations.shared(peaked, {15}, rows)(TEXTS, chosen, 4, 3) for rows in (4, 100))
+    few, all_at_once = (sampler("shared", peaked, {15}, rows)(TEXTS, chosen, 4, 3) for rows in (4, 100))
     assert few == all_at_once
 
 

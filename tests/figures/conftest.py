@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.settings import StudySettings
+from analysis.token_scores import scores_of
+from analysis.token_signals import CREDITS, SIGNALS
 from attention_rhythm.files import write_json, write_jsonl, write_npz, write_table
 from evaluation.settings import Run
 
@@ -213,6 +217,43 @@ def training_rows():
     return pd.DataFrame(rows)
 
 
+def study_tables(subjects=("warm", "grpo-100"), responses=6, length=24, half=4):
+    """Token values whose changes are large where entropy is, and random signals."""
+    generator = np.random.default_rng(1)
+    values, signals = [], []
+    for subject in subjects:
+        for response in range(responses):
+            value = np.clip(np.cumsum(generator.normal(0, 0.2, length + 1)) + 0.5, 0, 1)
+            right = bool(value[-1] > 0.5)
+            value[-1] = right
+            counts = generator.binomial(half, value[:, None], (length + 1, 2))  # (n + 1, 2)
+            frame = pd.DataFrame(
+                {"subject": subject, "response": response, "t": range(length), "token": 5, "text": "12",
+                 "kind": generator.choice(["word", "number"], length), "begins_part": np.arange(length) % 5 == 0,
+                 "place": ["before the answer"] * (length - 4) + ["answer"] * 4, "weight": 1.0, "logprob": -0.5,
+                 "entropy": generator.random(length), "collision": 0.5, "problem": f"puzzle-test-{response}",
+                 "right": right}
+            )  # fmt: skip
+            other = generator.binomial(half, 0.3, (length, 2))
+            for column, pair in {"before": counts[:-1], "after": counts[1:], "other": other}.items():
+                frame[f"{column}_a"], frame[f"{column}_b"] = pair.T
+            values.append(frame)
+            names = {name: generator.random(length) for name in SIGNALS}
+            credits = {name: generator.choice([0.0, 0.5, 1.0], length) for name in CREDITS}
+            signals.append(frame[["subject", "response", "t"]].assign(**names, **credits))
+    return pd.concat(values, ignore_index=True), pd.concat(signals, ignore_index=True)
+
+
+def write_study(root: Path, name: str) -> None:
+    """The three files of a study, with the scores that its stage would make."""
+    values, signals = study_tables()
+    settings = StudySettings(samples=8)
+    scores = {subject: scores_of(values, signals, subject, settings, 0) for subject in ("warm", "grpo-100")}
+    write_table(root / f"{name}.parquet", values)
+    write_table(root / f"{name}_signals.parquet", signals)
+    write_json(root / f"{name}.json", {"settings": asdict(settings), "subjects": {}, "scores": scores})
+
+
 def write_results(root: Path) -> Path:
     """Fill `root` with every result file that figures/ reads."""
     generator = np.random.default_rng(0)
@@ -268,6 +309,7 @@ def write_results(root: Path) -> Path:
     write_json(root / "evaluation.json", evaluation())
     write_json(root / "training.json", experiment_results())
     write_table(root / "training_curves.parquet", training_rows())
+    write_study(root, "policy_values")
     return root
 
 

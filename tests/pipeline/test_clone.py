@@ -30,7 +30,9 @@ def dry_run(clone: Path, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("arguments", [(), ("--stage", "training", "--extended"), ("--stage", "ablations")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--stage", "training", "--extended"), ("--stage", "ablations"), ("--stage", "policy_values")]
+)
 def test_every_stage_of_the_default_profile_is_up_to_date(clone, arguments):
     printed = dry_run(clone, *arguments)
     assert not re.findall(r"would run: .*", printed), "make it anew (CONTRIBUTING.md) and commit results/"
