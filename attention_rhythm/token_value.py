@@ -181,7 +181,7 @@ def score(chosen: Array, tokens: Tokens, *, resamples: int = RESAMPLES, seed: in
 def difference(
     chosen: Array, other: Array, tokens: Tokens, *, within: bool = False, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Lift of one choice minus that of another, on the same resamples of responses; NaN as in `score`."""
+    """Lift of one choice (T,) minus that of another (T,), on the same resamples of responses; NaN as in `score`."""
     first, second = (lift(choice, tokens, "squared", within=within) for choice in (chosen, other))
     return _interval(lambda drawn: first(drawn) - second(drawn), tokens, resamples, seed)
 

@@ -8,7 +8,7 @@
     generate_batched  the same with all prefixes of one response in a call, padded on the left
 
 Two models. Qwen2.5-Coder-0.5B: responses of up to 200 tokens to GSM8K, 16 continuations at each of 8 positions, in
-bfloat16 and in float32. The embedded policy: responses of up to 96 tokens to training puzzles, 32 continuations at
+bfloat16. The embedded policy: responses of up to 96 tokens to training puzzles, 32 continuations at
 every fourth position. Temperature 1, until a stop token or until the response has 256 tokens (the policy's: 96).
 Responses are made once, by `HFGenerator`; every side gets the same prefixes, and another seed in each round.
 
@@ -70,7 +70,7 @@ class Workload:
 
 
 WORKLOADS = {
-    "coder": Workload("gsm8k", 4, 200, 256, 8, 0, 16, 512, ("bfloat16", "float32")),
+    "coder": Workload("gsm8k", 2, 200, 256, 8, 0, 16, 512, ("bfloat16",)),
     "policy": Workload("puzzles", 32, 96, 96, 0, 4, 32, 1024, ("float32",)),
 }
 
@@ -326,11 +326,11 @@ def measure(name: str, spec: str, work: Workload, options: argparse.Namespace) -
     chosen = prefixes(prompts, responses, work)
     request = {"texts": texts, "prefixes": chosen, "samples": work.samples}
     short = {"texts": texts[:1], "prefixes": [Prefix(0, prompts[0], 4)], "samples": 2, "seed": 0}
-    pythons = {side: sys.executable for side in SIDES}
+    pythons = {side: sys.executable for side in SIDES if side not in options.without}
     if options.vllm_python:
         pythons["vllm"] = options.vllm_python
     else:
-        del pythons["vllm"]
+        pythons.pop("vllm", None)
     sides: dict[str, dict[str, Any]] = {side: {} for side in pythons}
     about: dict[str, str] = {}
     for dtype in work.dtypes:  # one after the other, or the weights would not all fit
@@ -365,12 +365,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.continuations", description=__doc__.split("\n")[0])
     parser.add_argument("--coder", default="qwen2.5-coder-0.5b-instruct-q4_k_m", metavar="MODEL", help="of GSM8K")
     parser.add_argument("--models", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS), help="default: both")
-    parser.add_argument("--responses", type=int, metavar="N", help="of each model (default: 4, of the policy 32)")
+    parser.add_argument("--responses", type=int, metavar="N", help="of each model (default: 2, of the policy 32)")
     parser.add_argument("--dtypes", nargs="+", choices=["bfloat16", "float32"], help="of both models")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of each side (default: 3)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="of each side but vLLM (default: 2)")
     parser.add_argument("--vllm-python", type=Path, metavar="PYTHON", help="without it, vLLM is not run")
     parser.add_argument("--vllm-threads", type=int, default=2, metavar="N", help="of vLLM (default: 2)")
+    parser.add_argument("--without", nargs="+", choices=SIDES[1:], default=[], help="sides that are not run")
     parser.add_argument("--output", type=Path, default=RESULTS)
     for internal in ("--model", "--dtype", "--rows"):
         parser.add_argument(internal, help=argparse.SUPPRESS)
@@ -391,6 +392,7 @@ def main() -> int:
                 f"{TITLES[name]}: tokens of continuations per second, {about}", found["ratios"][side], ">=", bound
             )
             for side, about, bound in ((PLAIN, ONE_BY_ONE, TARGET), ("generate_batched", TOGETHER, None))
+            if side in found["ratios"]
         ]
     settings = {key: getattr(options, key) for key in ("rounds", "threads", "vllm_threads")} | {"vllm_block": BLOCK}
     write(options.output, {"settings": settings, "models": models, "claims": claims})
