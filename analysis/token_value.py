@@ -55,22 +55,13 @@ KINDS = ("word", "number", "punctuation", "space", "end")  # of tokens; end: a s
 FIFTHS = 5
 RECEIVER_GAP = 4  # tokens nearer than this do not count for a receiver head
 BOUNDARIES = ".,;:!?\n"  # the token behind one begins a part of the text
-COLUMNS = {  # of a response's table, in order; what they mean: docs/token-values.md
-    **{"t": "int32", "token": "int32", "text": "str", "kind": "str", "begins_part": "bool", "place": "str"},
-    **{
-        "logprob": "float32",
-        "entropy": "float32",
-        "collision": "float32",
-        "other": "int32",
-        "other_logprob": "float32",
-    },
-    **{
-        "weight": "float32",
-        **{f"{prefix}_{half}": "float32" for prefix in ("before", "after", "other") for half in "ab"},
-    },
-    **{"problem": "str", "right": "bool", "pass_rate": "float32", "mark": "str", "commit": "str"},
-}
 COUNTS = tuple(f"{prefix}_{half}" for prefix in ("before", "after", "other") for half in "ab")
+COLUMNS = {  # of a response's table, in order, with their types; what they mean: docs/token-values.md
+    "t": "int32", "token": "int32", "text": "str", "kind": "str", "begins_part": "bool", "place": "str",
+    "logprob": "float32", "entropy": "float32", "collision": "float32", "other": "int32", "other_logprob": "float32",
+    "weight": "float32", **dict.fromkeys(COUNTS, "float32"),
+    "problem": "str", "right": "bool", "pass_rate": "float32", "mark": "str", "commit": "str",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
