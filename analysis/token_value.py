@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.read_signals import Horizons, read
 from analysis.settings import StudySettings, TokenValuesSettings
-from analysis.token_scores import scores_of
+from analysis.token_scores import FIFTHS, scores_of
 from analysis.token_signals import Reading, parts_of, signals_table
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import append_jsonl, resume_jsonl, sha256_of, write_json, write_table
@@ -52,7 +52,6 @@ from attention_rhythm.token_value import stratified_positions
 from evaluation.settings import Run
 
 KINDS = ("word", "number", "punctuation", "space", "end")  # of tokens; end: a stop token
-FIFTHS = 5
 RECEIVER_GAP = 4  # tokens nearer than this do not count for a receiver head
 BOUNDARIES = ".,;:!?\n"  # the token behind one begins a part of the text
 COUNTS = tuple(f"{prefix}_{half}" for prefix in ("before", "after", "other") for half in "ab")
