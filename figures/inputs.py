@@ -24,6 +24,7 @@ MAKERS = {  # result file: the stage that writes it
     "couplings.json": "couplings",
     "sensitivity.csv": "couplings",
     "peak_overlap.csv": "couplings",
+    "controls.csv": "controls",
     "perturbation.jsonl": "perturbation",
     "perturbation.json": "perturbation",
     "evaluation.json": "evaluation",
@@ -112,6 +113,11 @@ class Results:
     def sensitivity(self) -> pd.DataFrame:
         """The statistics of Table 2 under other conventions."""
         return pd.read_csv(self._path("sensitivity.csv"))
+
+    @cached_property
+    def controls(self) -> pd.DataFrame:
+        """One row a statistic of Table 2 and control: lift over what like tokens have in other responses, percent."""
+        return pd.read_csv(self._path("controls.csv"))
 
     @cached_property
     def peak_overlap(self) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from figures import (  # each registers what it makes
     table6_families,  # noqa: F401
     table10_layers,  # noqa: F401
     table20_overlap,  # noqa: F401
+    table_controls,  # noqa: F401
     table_credit_sensitivity,  # noqa: F401
     table_sensitivity,  # noqa: F401
     table_summary,  # noqa: F401

@@ -81,6 +81,15 @@ STAGES = (
         minutes={"smoke": 0.1, "cpu": 0.3, "gpu": 1, "paper": 1},
     ),
     Stage(
+        "controls",
+        "the same where like is compared with like",
+        "analysis.controls:stage",
+        reads=("tokens.parquet",),
+        writes=("controls.csv",),
+        settings={"couplings": CouplingsSettings},
+        minutes={"smoke": 0.1, "cpu": 0.3, "gpu": 0.3, "paper": 0.3},
+    ),
+    Stage(
         "credit",
         "credit of every token, as training would give it, and what it hangs on",
         "analysis.token_credit:stage",
@@ -178,6 +187,7 @@ STAGES = (
             "couplings.json",
             "sensitivity.csv",
             "peak_overlap.csv",
+            "controls.csv",
             "perturbation.jsonl",
             "perturbation.json",
             "evaluation.json",

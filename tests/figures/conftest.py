@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.controls import controlled
 from analysis.settings import StudySettings
 from analysis.token_scores import scores_of
 from analysis.token_signals import CREDITS, SIGNALS
@@ -53,7 +54,7 @@ def response_tokens(response: str, generator: np.random.Generator) -> pd.DataFra
             "response": response,
             "t": range(n),
             "token": texts,
-            "token_id": generator.integers(0, 49152, n),
+            "token_id": [sum(map(ord, text)) for text in texts],
             "entropy": entropy,
             "logprob": -generator.gamma(0.5, 0.5, n),
             "waad": waad,
@@ -304,6 +305,7 @@ def write_results(root: Path) -> Path:
             for i in range(6) for pair in PAIRS
         ),
     )  # fmt: skip
+    write_table(root / "controls.csv", controlled(tokens, resamples=50, seed=0))
     write_jsonl(root / "perturbation.jsonl", perturbation_rows(generator))
     write_json(root / "perturbation.json", perturbation_summary())
     write_json(root / "evaluation.json", evaluation())

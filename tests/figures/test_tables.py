@@ -13,6 +13,7 @@ from figures import (
     table2_couplings,
     table10_layers,
     table20_overlap,
+    table_controls,
     table_credit_sensitivity,
     table_sensitivity,
     tables,
@@ -93,6 +94,22 @@ def test_table2_in_words_follows_the_numbers(data):
     assert "0.300 nats" in lines[0] and "on the paper's side of zero" in lines[0]
     assert "holds zero" in lines[1]
     assert "**other** side of zero" in lines[2]
+
+
+def test_couplings_under_controls(data):
+    table = table_controls.make(data.controls, data.model, 0)
+    assert len(table.shown) == 4
+    first = table.facts.iloc[0]
+    assert first["none_lift_low"] <= first["none_lift"] <= first["none_lift_high"]
+    assert table.shown["Statistic"].iloc[-1] == table_controls.PREDICTED_LABEL
+
+
+def test_grades_of_a_coupling():
+    grade = table_controls.grade
+    assert grade([10, 20], [1, 5], 40) == "holds under controls"
+    assert grade([10, 20], [-1, 5], 40) == "holds in the paper's reading only"
+    assert grade([-1, 5], [1, 5], 40) == "not shown"
+    assert grade([-9, -5], [1, 5], 40) == "opposite"
 
 
 def test_table10(data):
