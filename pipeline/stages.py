@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from analysis.settings import CouplingsSettings, PerturbationSettings, SignalsSettings, TokenValuesSettings
 from evaluation.settings import EvaluationConfig, ResponsesSettings
-from training.settings import ClusterSettings, ExperimentSettings, PolicyValuesSettings
+from training.settings import ClusterSettings, ExperimentSettings, PolicyValuesSettings, PowerSettings
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,18 @@ STAGES = (
         settings={"ablations": ExperimentSettings},
         files=EXPERIMENT,
         minutes={"cpu": 240},
+        optional=True,
+        only_if_asked=True,
+    ),
+    Stage(
+        "power",
+        "every strategy, reading, dose and control with enough seeds to see a difference (docs/protocol.md)",
+        "training.power:stage",
+        reads=("model.json",),
+        writes=written_by("power"),
+        settings={"power": PowerSettings},
+        files=EXPERIMENT,
+        minutes={"cpu": 480},
         optional=True,
         only_if_asked=True,
     ),
