@@ -200,6 +200,7 @@ STAGES = (
             "training_extended.json",
             "training_extended_curves.parquet",
             "ablations.json",
+            "power.json",
             *written_by_study("token_values"),
             *written_by_study("policy_values"),
         ),

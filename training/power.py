@@ -54,8 +54,8 @@ def order(settings: PowerSettings) -> list[tuple[bool, int]]:
 def endpoints(curves: pd.DataFrame, finals: pd.DataFrame) -> pd.DataFrame:
     """One row a run: variant, seed, and ENDPOINTS.
 
-    reward: mean over steps from 1 on, percent. sampled, greedy: final held-out accuracy, percent. steps_to_X: first step
-    at which the mean reward of the last LAST batches is at least X percent; one more than there are where it never is.
+    reward: mean over steps from 1 on, percent. sampled, greedy: final held-out accuracy, percent. steps_to_X: the first
+    at which the mean reward of the last LAST batches is X percent or more; one more than there are where it never is.
     length (tokens), entropy (nats): means over the last LAST steps.
     """
     rows = []

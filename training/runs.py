@@ -40,6 +40,7 @@ from training import checkpoint
 from training.countdown.controls import weights_of
 from training.loop import train
 from training.measuring import correct, sampled_accuracy
+from training.probes import PROBES, make_probes, probe_statistics
 from training.recipes import PuzzleConfig
 
 PASSES = {"optim": ("micro_batch",), "": ("generation_batch", "forward_batch")}  # memory, speed, rounding: no result
@@ -108,8 +109,13 @@ def one_run(folder: Path, policy: str, config: PuzzleConfig, held_out: int, samp
     test = load_puzzles("test", held_out)
     measure = {"max_new_tokens": config.max_new_tokens, "batch": config.generation_batch}
 
+    prompts = [build_prompt_ids(problem, tokenizer) for problem in test[:PROBES]]
+    horizon = config.signals.horizon
+    probes = make_probes(model, HFGenerator(model, tokenizer), prompts, config.max_new_tokens, horizon)
+
     def evaluate(generator: Generator) -> dict[str, float]:
-        return {"sampled": float(sampled_accuracy(generator, tokenizer, test, samples=1, **measure).mean())}
+        sampled = float(sampled_accuracy(generator, tokenizer, test, samples=1, **measure).mean())
+        return {"sampled": sampled, **probe_statistics(model, probes)}
 
     train(
         model,
