@@ -27,8 +27,8 @@ def color_of(variant: str) -> str:
     section="training",
     place=0,
     caption=(
-        "What each arm gains over GRPO: filled at the paper's dose of 1.5, hollow at 4. Lines are 95% intervals with one "
-        "variance for all arms; the grey band is what the experiment could not have seen."
+        "What each arm gains over GRPO: filled at the paper's dose of 1.5, hollow at 4. Lines are 95% intervals with "
+        "one variance for all arms; the grey band is what the experiment could not have seen."
     ),
     experiment="power",
 )

@@ -138,6 +138,24 @@ def test_an_unfinished_run_in_other_passes_has_a_folder_of_its_own(tmp_path):
     assert len({run.folder(tmp_path, "training") for run in planned("a", "b")}) == 2
 
 
+def test_what_is_finished_is_in_the_tables_when_the_others_are_interrupted(tmp_path, trainer, monkeypatch):
+    done = runs.run_all
+
+    def one_then_ctrl_c(policy, configs, *rest):
+        done(policy, dict(list(configs.items())[:1]), *rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run_all", one_then_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        keep(tmp_path, "training", planned("a", "b"))
+    assert finished_runs(tmp_path).keys() == {"a"}
+    assert [row["mark"] for row in read_json(tmp_path / "training_runs.json")] == ["a"]
+    monkeypatch.setattr(runs, "run_all", done)
+    trainer.clear()
+    keep(tmp_path, "training", planned("a", "b"))
+    assert trainer == ["vb-seed1"]
+
+
 def test_tables_that_a_kill_has_left_in_disagreement_name_no_finished_run(tmp_path, trainer):
     keep(tmp_path, "training", planned("a"))
     before = (tmp_path / "training_runs.json").read_bytes()
