@@ -5,9 +5,9 @@ With gamma_t on the advantage of the token a that was drawn in state s, the expe
     sum_a p(a|s) gamma(s, a) (Q(s, a) - b) (e_a - p(.|s)).
 
 If gamma hangs on s alone, it is gamma(s) times the true gradient whatever the baseline b is, since the mean of e_a - p
-is 0. If it hangs on a, or on what follows, b matters: with Q(s, a) = V(s) for all a there is nothing to be learned in s, and
-the update is still (V(s) - b) sum_a p(a|s) gamma(s, a) (e_a - p): the amplified tokens become more likely after good
-beginnings and less likely after bad ones. GRPO's b is the mean reward of the prompt's group, not V(s).
+is 0. If it hangs on a, or on what follows, b matters: with Q(s, a) = V(s) for all a there is nothing to be learned in
+s, and the update is still (V(s) - b) sum_a p(a|s) gamma(s, a) (e_a - p): the amplified tokens become more likely after
+good beginnings and less likely after bad ones. GRPO's b is the mean reward of the prompt's group, not V(s).
 """
 
 from __future__ import annotations
