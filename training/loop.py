@@ -214,7 +214,7 @@ class _Run:
         folder: Path,
         generator: Generator | None,
         train_actor: Callable[..., TrainActor],
-        weights: Callable[[Rollout], Tensor] | None,
+        weights: Callable[[Rollout], Tensor] | None = None,
     ):
         _check_policy(model)
         self.model, self.problems, self.prompt, self.reward = model, problems, prompt, reward
