@@ -123,6 +123,10 @@ class TrainConfig:
             raise ValueError(f"gradient_steps: {self.gradient_steps} mini-batches, but fewer responses")
 
 
+# What a rollout's tokens weigh, (B, N), from the rollout and the problem of each row.
+Shape = Callable[[Rollout, Sequence[Problem]], Tensor]
+
+
 def graded(problem: Problem, text: str) -> float:
     """The default reward: the score of the task's grader, in [0, 1]."""
     return grade(problem, text).score
@@ -140,7 +144,8 @@ def train(
     evaluate: Callable[[Generator], Mapping[str, float]] | None = None,
     generator: Generator | None = None,
     train_actor: Callable[..., TrainActor] = TrainActor,
-    weights: Callable[[Rollout], Tensor] | None = None,
+    weights: Shape | None = None,
+    advantages: Shape | None = None,
     resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Train `model` in place and return the records of metrics.jsonl, one a step (and one of step 0 with `evaluate`).
@@ -155,7 +160,9 @@ def train(
         evaluate: called with a generator that has the newest weights; what it returns is logged as eval_NAME.
         generator: the engine of actor_infer; None: the module itself, by `HFGenerator`.
         train_actor: makes actor_train; takes what `TrainActor` takes and does what it does, by another engine.
-        weights: gamma (B, N) of a rollout's tokens, 1 outside the response, in the place of what `config.credit` gives.
+        weights: gamma (B, N) of a rollout's tokens, 1 outside the response, in the place of what `config.credit` gives;
+            called with the rollout and the problem of each row.
+        advantages: A (B, N) of its tokens, 0 outside the response, in the place of gamma times the group's; called so.
         resume: go on from the newest whole checkpoint in `folder`, from the start if there is none.
 
     Raises:
@@ -171,7 +178,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if len(problems) < config.prompts_per_step:
         raise ValueError(f"{len(problems)} problems do not fill a batch of {config.prompts_per_step}")
-    run = _Run(model, tokenizer, problems, prompt, reward, config, folder, generator, train_actor, weights)
+    run = _Run(model, tokenizer, problems, prompt, reward, config, folder, generator, train_actor, weights, advantages)
     try:
         fresh = not run.start(resume)
         log = _TensorBoard(folder) if config.tensorboard else None
@@ -214,11 +221,12 @@ class _Run:
         folder: Path,
         generator: Generator | None,
         train_actor: Callable[..., TrainActor],
-        weights: Callable[[Rollout], Tensor] | None = None,
+        weights: Shape | None = None,
+        advantages: Shape | None = None,
     ):
         _check_policy(model)
         self.model, self.problems, self.prompt, self.reward = model, problems, prompt, reward
-        self.config, self.folder, self.weights = config, folder, weights
+        self.config, self.folder, self.weights, self.advantages = config, folder, weights, advantages
         # padding is on the right and never read: without a token for it or for the end, any will do
         pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         self.infer = InferActor(generator or HFGenerator(model, tokenizer), pad_id, config.generation_batch)
@@ -281,9 +289,11 @@ class _Run:
             raw = group_advantages(rewards, groups).to(self.model.device)  # (B,)
 
         with self.phase("credit", seconds):
-            gamma = self.gamma(rollout, reading)  # (B, N)
+            gamma = self.gamma(rollout, reading, asked)  # (B, N)
             self.credited = check_credited(self.credited, gamma, config.credit, config.signals.horizon[0])
             shaped = shape_advantages(raw, gamma, config.credit.sign)  # (B, N)
+            if self.advantages is not None:
+                shaped = self.advantages(rollout, asked)
             rhythm = rhythm_statistics(reading, rollout.response) if rhythm_wanted else {}
 
         with self.phase("update", seconds):
@@ -303,10 +313,10 @@ class _Run:
             **{f"seconds_{name}": value for name, value in seconds.items()},
         }
 
-    def gamma(self, rollout: Rollout, reading: Reading) -> Tensor:
+    def gamma(self, rollout: Rollout, reading: Reading, problems: Sequence[Problem]) -> Tensor:
         """The factor on the advantage of each token, (B, N)."""
         if self.weights is not None:
-            return self.weights(rollout)
+            return self.weights(rollout, problems)
         return credit_weights(
             rollout.response,
             self.config.credit,

@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parent / "configs"
 class PuzzleConfig(TrainConfig):
     """A run of the embedded experiment."""
 
-    control: str = ""  # training/countdown/controls.py: credit by the puzzle's grammar in the place of `credit`'s
+    control: str = ""  # training/countdown/arms.py: what weighs the tokens in the place of `credit`
 
 
 def load_toml(name: str) -> dict[str, Any]:

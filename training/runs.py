@@ -37,7 +37,7 @@ from attention_rhythm.provenance import environment
 from attention_rhythm.tasks.prompts import build_prompt_ids
 from attention_rhythm.tasks.puzzles import load_puzzles
 from training import checkpoint
-from training.countdown.controls import weights_of
+from training.countdown.arms import shapes_of
 from training.loop import train
 from training.measuring import correct, sampled_accuracy
 from training.probes import PROBES, make_probes, probe_statistics
@@ -126,9 +126,7 @@ def one_run(folder: Path, policy: str, config: PuzzleConfig, held_out: int, samp
         reward=correct,
         config=config,
         evaluate=evaluate,
-        weights=weights_of(config.control, tokenizer.convert_ids_to_tokens, config.credit.amplification)
-        if config.control
-        else None,
+        **shapes_of(config, model, tokenizer),
         resume=True,
     )
     generator = HFGenerator(model, tokenizer)

@@ -46,5 +46,5 @@ def test_weights_of_a_rollout():
     vocabulary = list(dict.fromkeys([*SOLUTION, "prompt"]))
     rows = torch.tensor([[vocabulary.index(word) for word in words("prompt 8 * 3 = 24 yes")]])
     rollout = SimpleNamespace(input_ids=rows, response=torch.arange(7)[None] >= 1)
-    gamma = weights_of("last_try", lambda own: [vocabulary[i] for i in own], 4.0)(rollout)
+    gamma = weights_of("last_try", lambda own: [vocabulary[i] for i in own], 4.0)(rollout, [])
     assert gamma.tolist() == [[1, 4, 4, 4, 1, 1, 1]]

@@ -51,7 +51,7 @@ def test_variants_that_are_not_in_the_file_are_wrong_usage():
 def test_every_group_is_named_once_and_makes_a_config():
     groups = load_toml("variants")
     names = [name for group in groups.values() for name in group]
-    assert len(names) == len(set(names)) == 46
+    assert len(names) == len(set(names)) == 49
     assert list(groups["strategies"]) == [
         "grpo", "random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm"
     ]  # fmt: skip

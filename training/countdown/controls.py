@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attention_rhythm.tasks.base import Problem
 from training.actors.infer import Rollout
 from training.countdown_traces import ANSWER_OPEN, FOUND, TRY_AGAIN
 
@@ -59,13 +60,13 @@ def chosen(control: str, words: Sequence[str]) -> list[int]:
 
 def weights_of(
     control: str, words_of: Callable[[list[int]], list[str]], amplification: float
-) -> Callable[[Rollout], Float[Tensor, "B N"]]:
+) -> Callable[..., Float[Tensor, "B N"]]:
     """gamma of a rollout's tokens by a control: `amplification` where it is chosen, 1 elsewhere.
 
     words_of: of token ids, one word for each (`tokenizer.convert_ids_to_tokens`).
     """
 
-    def weights(rollout: Rollout) -> Float[Tensor, "B N"]:
+    def weights(rollout: Rollout, problems: Sequence[Problem]) -> Float[Tensor, "B N"]:
         gamma = torch.ones(rollout.response.shape, device=rollout.response.device)
         for row, (ids, response) in enumerate(zip(rollout.input_ids, rollout.response, strict=True)):
             places = response.nonzero()[:, 0]  # (n,)
