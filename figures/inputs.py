@@ -13,7 +13,8 @@ from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_json, read_jsonl
 
 EXPERIMENTS = ("training", "training_extended", "ablations")  # what optional stages have left
-STUDIES = ("policy_values", "token_values")  # of token values, optional too
+STUDIES = ("policy_values", "token_values")  # of token values
+OPTIONAL = (*EXPERIMENTS, "power", *STUDIES)
 MAKERS = {  # result file: the stage that writes it
     "model.json": "model",
     "responses.jsonl": "responses",
@@ -29,6 +30,7 @@ MAKERS = {  # result file: the stage that writes it
     "perturbation.json": "perturbation",
     "evaluation.json": "evaluation",
     **{f"{stage}{ending}": stage for stage in EXPERIMENTS for ending in (".json", "_curves.parquet")},
+    "power.json": "power",
     **{f"{stage}{ending}": stage for stage in STUDIES for ending in (".json", ".parquet", "_signals.parquet")},
 }
 
@@ -51,7 +53,7 @@ class Results:
     def get(self, need: str) -> Any:
         """What a figure or a table names as a need: a property of this class, an experiment or a study, NAME_curves of
         the one, NAME_tokens of the other."""
-        if need in (*EXPERIMENTS, *STUDIES):
+        if need in OPTIONAL:
             return self.experiment(need)
         if need.removesuffix("_tokens") in STUDIES:
             return self.token_values(need.removesuffix("_tokens"))

@@ -21,7 +21,7 @@ from attention_rhythm.files import read_json, write_text
 from evaluation.settings import Run
 from figures import pages, token_view
 from figures import run as _registers  # noqa: F401, what is made
-from figures.inputs import EXPERIMENTS, STUDIES, MissingResult, Results
+from figures.inputs import EXPERIMENTS, OPTIONAL, STUDIES, MissingResult, Results
 from figures.registry import Entry, of_section
 from figures.report_text import SECTIONS, TOKENS, Section
 
@@ -29,6 +29,7 @@ from figures.report_text import SECTIONS, TOKENS, Section
 TAKE_HOURS = {
     "training_extended": "training --extended",
     "ablations": "ablations",
+    "power": "power",
     **{study: study for study in STUDIES},
 }
 
@@ -92,7 +93,7 @@ def _table(entry: Entry, data: Results, run: Run, has: Collection[str]) -> dict:
 
 def _missing(what: str, stage: str, run: Run, has: Collection[str] = ()) -> dict:
     """A sentence in the place of a figure or a table."""
-    if stage in (*EXPERIMENTS, *STUDIES) and stage not in has:
+    if stage in OPTIONAL and stage not in has:
         what = f"{stage.replace('_', ' ')} runs" if stage in EXPERIMENTS else f"stage {stage}"
         text, command = f"Profile {run.profile} has no {what}.", ""
     else:

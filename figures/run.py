@@ -13,6 +13,7 @@ from figures import (  # each registers what it makes
     fig9_tokens,  # noqa: F401
     fig_accuracy,  # noqa: F401
     fig_credit,  # noqa: F401
+    fig_power,  # noqa: F401
     fig_sensitivity,  # noqa: F401
     fig_summary,  # noqa: F401
     fig_token_values,  # noqa: F401
@@ -28,6 +29,7 @@ from figures import (  # each registers what it makes
     table20_overlap,  # noqa: F401
     table_controls,  # noqa: F401
     table_credit_sensitivity,  # noqa: F401
+    table_power,  # noqa: F401
     table_sensitivity,  # noqa: F401
     table_summary,  # noqa: F401
     table_token_kinds,  # noqa: F401

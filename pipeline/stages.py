@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from analysis.settings import CouplingsSettings, PerturbationSettings, SignalsSettings, TokenValuesSettings
 from evaluation.settings import EvaluationConfig, ResponsesSettings
-from training.settings import ClusterSettings, ExperimentSettings, PolicyValuesSettings
+from training.settings import ClusterSettings, ExperimentSettings, PolicyValuesSettings, PowerSettings
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,18 @@ STAGES = (
         only_if_asked=True,
     ),
     Stage(
+        "power",
+        "every strategy, reading, dose and control with enough seeds to see a difference (docs/protocol.md)",
+        "training.power:stage",
+        reads=("model.json",),
+        writes=written_by("power"),
+        settings={"power": PowerSettings},
+        files=EXPERIMENT,
+        minutes={"cpu": 480},
+        optional=True,
+        only_if_asked=True,
+    ),
+    Stage(
         "policy_values",
         "the same of the embedded policy, at its warm start and after GRPO",
         "training.policy_values:stage",
@@ -198,6 +210,7 @@ STAGES = (
             "training_extended.json",
             "training_extended_curves.parquet",
             "ablations.json",
+            "power.json",
             *written_by_study("token_values"),
             *written_by_study("policy_values"),
         ),

@@ -23,7 +23,7 @@ from attention_rhythm.statistics import t_interval
 from evaluation.settings import Run
 from training.recipes import load_toml, make_config
 from training.runs import PASSES, PlannedRun, do_and_keep
-from training.settings import ExperimentSettings
+from training.settings import ExperimentSettings, RunsSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINES = ("grpo", "random")  # what every other variant is compared with
@@ -70,28 +70,47 @@ def experiment(run: Run, settings: ExperimentSettings, name: str) -> None:
     A finished run is kept as long as its settings and its policy are the same, whatever has happened to the code: its
     row says with which code it was made, the manifest with which code the summary.
     """
-    recipe = load_toml(settings.recipe)
-    if settings.sequences_per_pass is not None:
-        recipe = with_passes_of(recipe, settings.sequences_per_pass)
-    policy = ROOT / recipe["policy"]
+    recipe = recipe_of(settings)
     variants = variants_of(settings.groups)
+    planned = plan(recipe, [(variants, seed) for seed in settings.seeds], settings)
+    curves, finals = do(run, name, recipe, planned, settings)
+    write_json(
+        run.path(f"{name}.json"),
+        {"settings": asdict(settings), "recipe": recipe, "variants": variants, "results": summarise(finals, curves)},
+    )
+
+
+def recipe_of(settings: RunsSettings) -> dict[str, Any]:
+    """The recipe, with the sizes of passes that the settings want."""
+    recipe = load_toml(settings.recipe)
+    return recipe if settings.sequences_per_pass is None else with_passes_of(recipe, settings.sequences_per_pass)
+
+
+def plan(
+    recipe: Mapping[str, Any], seeds: Iterable[tuple[Mapping[str, dict[str, Any]], int]], settings: RunsSettings
+) -> list[PlannedRun]:
+    """The runs of some variants with a seed, then those of others or of another seed, in this order."""
     measured = {"held_out": settings.held_out, "samples": settings.samples}
-    described = [model_sha256(str(policy)), without_passes(recipe), settings.steps, measured]
-    planned = [
+    described = [model_sha256(str(ROOT / recipe["policy"])), without_passes(recipe), settings.steps, measured]
+    return [
         PlannedRun(
             variant,
             seed,
             sha256_of([*described, changes, seed]),
             make_config(recipe, changes, steps=settings.steps, seed=seed),
         )
-        for seed in settings.seeds
+        for variants, seed in seeds
         for variant, changes in variants.items()
     ]
-    curves, finals = do_and_keep(run.root, name, str(policy), planned, settings.workers, **measured)
-    write_json(
-        run.path(f"{name}.json"),
-        {"settings": asdict(settings), "recipe": recipe, "variants": variants, "results": summarise(finals, curves)},
-    )
+
+
+def do(
+    run: Run, name: str, recipe: Mapping[str, Any], planned: list[PlannedRun], settings: RunsSettings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The curves and finals of the runs, which are done where they are not kept."""
+    policy = str(ROOT / recipe["policy"])
+    measured = {"held_out": settings.held_out, "samples": settings.samples}
+    return do_and_keep(run.root, name, policy, planned, settings.workers, **measured)
 
 
 def without_passes(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,8 +55,8 @@ from attention_rhythm.signals.reading import SignalConfig
 from attention_rhythm.tasks.base import Problem, problems_sha256
 from attention_rhythm.tasks.grading import grade
 from training import checkpoint
-from training.actors.attn import MODES, AttnActor
-from training.actors.infer import InferActor
+from training.actors.attn import MODES, AttnActor, Reading
+from training.actors.infer import InferActor, Rollout
 from training.actors.train import DivergedError, OptimConfig, TrainActor, precision, save_batch
 from training.metrics import batch_statistics, mean_of_updates, rhythm_statistics, sampler_gap
 
@@ -123,6 +123,10 @@ class TrainConfig:
             raise ValueError(f"gradient_steps: {self.gradient_steps} mini-batches, but fewer responses")
 
 
+# What a rollout's tokens weigh, (B, N), from the rollout and the problem of each row.
+Shape = Callable[[Rollout, Sequence[Problem]], Tensor]
+
+
 def graded(problem: Problem, text: str) -> float:
     """The default reward: the score of the task's grader, in [0, 1]."""
     return grade(problem, text).score
@@ -140,6 +144,8 @@ def train(
     evaluate: Callable[[Generator], Mapping[str, float]] | None = None,
     generator: Generator | None = None,
     train_actor: Callable[..., TrainActor] = TrainActor,
+    weights: Shape | None = None,
+    advantages: Shape | None = None,
     resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Train `model` in place and return the records of metrics.jsonl, one a step (and one of step 0 with `evaluate`).
@@ -154,6 +160,9 @@ def train(
         evaluate: called with a generator that has the newest weights; what it returns is logged as eval_NAME.
         generator: the engine of actor_infer; None: the module itself, by `HFGenerator`.
         train_actor: makes actor_train; takes what `TrainActor` takes and does what it does, by another engine.
+        weights: gamma (B, N) of a rollout's tokens, 1 outside the response, in the place of what `config.credit` gives;
+            called with the rollout and the problem of each row.
+        advantages: A (B, N) of its tokens, 0 outside the response, in the place of gamma times the group's; called so.
         resume: go on from the newest whole checkpoint in `folder`, from the start if there is none.
 
     Raises:
@@ -169,7 +178,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if len(problems) < config.prompts_per_step:
         raise ValueError(f"{len(problems)} problems do not fill a batch of {config.prompts_per_step}")
-    run = _Run(model, tokenizer, problems, prompt, reward, config, folder, generator, train_actor)
+    run = _Run(model, tokenizer, problems, prompt, reward, config, folder, generator, train_actor, weights, advantages)
     try:
         fresh = not run.start(resume)
         log = _TensorBoard(folder) if config.tensorboard else None
@@ -212,10 +221,12 @@ class _Run:
         folder: Path,
         generator: Generator | None,
         train_actor: Callable[..., TrainActor],
+        weights: Shape | None = None,
+        advantages: Shape | None = None,
     ):
         _check_policy(model)
         self.model, self.problems, self.prompt, self.reward = model, problems, prompt, reward
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.weights, self.advantages = config, folder, weights, advantages
         # padding is on the right and never read: without a token for it or for the end, any will do
         pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         self.infer = InferActor(generator or HFGenerator(model, tokenizer), pad_id, config.generation_batch)
@@ -278,16 +289,11 @@ class _Run:
             raw = group_advantages(rewards, groups).to(self.model.device)  # (B,)
 
         with self.phase("credit", seconds):
-            gamma = credit_weights(
-                rollout.response,
-                config.credit,
-                waad=reading.signals and reading.signals.waad,
-                fai=reading.signals and reading.signals.fai,
-                entropy=reading.entropy,
-                generator=self.random["credit"],
-            )  # (B, N)
+            gamma = self.gamma(rollout, reading, asked)  # (B, N)
             self.credited = check_credited(self.credited, gamma, config.credit, config.signals.horizon[0])
             shaped = shape_advantages(raw, gamma, config.credit.sign)  # (B, N)
+            if self.advantages is not None:
+                shaped = self.advantages(rollout, asked)
             rhythm = rhythm_statistics(reading, rollout.response) if rhythm_wanted else {}
 
         with self.phase("update", seconds):
@@ -306,6 +312,19 @@ class _Run:
             **mean_of_updates(updates),
             **{f"seconds_{name}": value for name, value in seconds.items()},
         }
+
+    def gamma(self, rollout: Rollout, reading: Reading, problems: Sequence[Problem]) -> Tensor:
+        """The factor on the advantage of each token, (B, N)."""
+        if self.weights is not None:
+            return self.weights(rollout, problems)
+        return credit_weights(
+            rollout.response,
+            self.config.credit,
+            waad=reading.signals and reading.signals.waad,
+            fai=reading.signals and reading.signals.fai,
+            entropy=reading.entropy,
+            generator=self.random["credit"],
+        )
 
     def batch_of_problems(self) -> list[Problem]:
         """The problems of the next step; the position in the data is the number of steps done, and nothing else."""

@@ -37,8 +37,11 @@ from attention_rhythm.provenance import environment
 from attention_rhythm.tasks.prompts import build_prompt_ids
 from attention_rhythm.tasks.puzzles import load_puzzles
 from training import checkpoint
-from training.loop import TrainConfig, train
+from training.countdown.arms import shapes_of
+from training.loop import train
 from training.measuring import correct, sampled_accuracy
+from training.probes import PROBES, make_probes, probe_statistics
+from training.recipes import PuzzleConfig
 
 PASSES = {"optim": ("micro_batch",), "": ("generation_batch", "forward_batch")}  # memory, speed, rounding: no result
 OF_A_RUN = ("variant", "seed", "mark")  # columns of every table
@@ -51,7 +54,7 @@ class PlannedRun:
     variant: str
     seed: int
     mark: str
-    config: TrainConfig
+    config: PuzzleConfig
 
     def folder(self, root: Path, experiment: str) -> Path:
         """Where it is done; runs that differ in anything, the sizes of passes included, have folders of their own."""
@@ -70,13 +73,13 @@ class FinishedRun:
     final: pd.DataFrame
 
 
-def passes_of(config: TrainConfig) -> dict[str, int]:
+def passes_of(config: PuzzleConfig) -> dict[str, int]:
     """The sizes of passes: how much is done at once."""
     sizes = {name: getattr(config.optim, name) for name in PASSES["optim"]}
     return sizes | {name: getattr(config, name) for name in PASSES[""]}
 
 
-def settings_of(config: TrainConfig) -> dict[str, Any]:
+def settings_of(config: PuzzleConfig) -> dict[str, Any]:
     """All settings of a run but the sizes of its passes."""
     settings = asdict(config)
     for table, names in PASSES.items():
@@ -93,7 +96,7 @@ def is_finished(folder: Path) -> bool:
     return (folder / "final.json").exists()
 
 
-def one_run(folder: Path, policy: str, config: TrainConfig, held_out: int, samples: int) -> None:
+def one_run(folder: Path, policy: str, config: PuzzleConfig, held_out: int, samples: int) -> None:
     """Train one variant with one seed, then measure it on held-out puzzles: final.json. Goes on where it was killed."""
     if is_finished(folder):
         return
@@ -106,8 +109,13 @@ def one_run(folder: Path, policy: str, config: TrainConfig, held_out: int, sampl
     test = load_puzzles("test", held_out)
     measure = {"max_new_tokens": config.max_new_tokens, "batch": config.generation_batch}
 
+    prompts = [build_prompt_ids(problem, tokenizer) for problem in test[:PROBES]]
+    horizon = config.signals.horizon
+    probes = make_probes(model, HFGenerator(model, tokenizer), prompts, config.max_new_tokens, horizon)
+
     def evaluate(generator: Generator) -> dict[str, float]:
-        return {"sampled": float(sampled_accuracy(generator, tokenizer, test, samples=1, **measure).mean())}
+        sampled = float(sampled_accuracy(generator, tokenizer, test, samples=1, **measure).mean())
+        return {"sampled": sampled, **probe_statistics(model, probes)}
 
     train(
         model,
@@ -118,6 +126,7 @@ def one_run(folder: Path, policy: str, config: TrainConfig, held_out: int, sampl
         reward=correct,
         config=config,
         evaluate=evaluate,
+        **shapes_of(config, model, tokenizer),
         resume=True,
     )
     generator = HFGenerator(model, tokenizer)
@@ -139,7 +148,7 @@ def _be_worker() -> None:
     tqdm.__init__ = lambda self, *args, **options: begin(self, *args, **{**options, "disable": True})
 
 
-def run_all(policy: str, configs: Mapping[Path, TrainConfig], workers: int, held_out: int, samples: int) -> None:
+def run_all(policy: str, configs: Mapping[Path, PuzzleConfig], workers: int, held_out: int, samples: int) -> None:
     """Every run that is not finished, `workers` at a time, in the order of `configs`, by folder.
 
     The bar counts the steps of all runs. A run that fails ends it, once those that are under way have ended; Ctrl-C
@@ -196,28 +205,33 @@ def do_and_keep(
     root: Path, experiment: str, policy: str, planned: Sequence[PlannedRun], workers: int, held_out: int, samples: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Do the runs that no experiment of `root` has, write the three tables of this one; the curves and finals of
-    all of them.
+    all of them. The tables have what is finished, however this ends: interrupted, they may be committed.
 
     Raises:
         ReproError: a run failed or its process died; what is finished is kept.
     """
     kept = finished_runs(root)
     folders = {run.folder(root, experiment): run for run in planned if run.mark not in kept}
-    run_all(policy, {folder: run.config for folder, run in folders.items()}, workers, held_out, samples)
-    kept |= {run.mark: read_run(folder, experiment) for folder, run in folders.items()}
+    try:
+        run_all(policy, {folder: run.config for folder, run in folders.items()}, workers, held_out, samples)
+    finally:  # also of what ended early
+        done = {folder: run for folder, run in folders.items() if is_finished(folder)}
+        kept |= {run.mark: read_run(folder, experiment) for folder, run in done.items()}
+        finished = [run for run in planned if run.mark in kept]
+        own = [run for run in finished if kept[run.mark].experiment == experiment]
+        write_table(root / f"{experiment}_curves.parquet", _table(kept, "curve", own))
+        write_table(root / f"{experiment}_finals.parquet", _table(kept, "final", own))
+        write_json(root / f"{experiment}_runs.json", [row_of(run, kept[run.mark], experiment) for run in finished])
+        for folder in done:
+            shutil.rmtree(folder)
+    return _table(kept, "curve", planned), _table(kept, "final", planned)
 
-    def table(part: str, runs: Sequence[PlannedRun]) -> pd.DataFrame:
-        rows = [getattr(kept[r.mark], part).assign(variant=r.variant, seed=r.seed, mark=r.mark) for r in runs]
-        whole = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(OF_A_RUN))
-        return whole[[*OF_A_RUN, *(column for column in whole if column not in OF_A_RUN)]]
 
-    own = [run for run in planned if kept[run.mark].experiment == experiment]
-    write_table(root / f"{experiment}_curves.parquet", table("curve", own))
-    write_table(root / f"{experiment}_finals.parquet", table("final", own))
-    write_json(root / f"{experiment}_runs.json", [row_of(run, kept[run.mark], experiment) for run in planned])
-    for folder in folders:
-        shutil.rmtree(folder)
-    return table("curve", planned), table("final", planned)
+def _table(kept: Mapping[str, FinishedRun], part: str, runs: Sequence[PlannedRun]) -> pd.DataFrame:
+    """One table of some runs, OF_A_RUN first."""
+    rows = [getattr(kept[r.mark], part).assign(variant=r.variant, seed=r.seed, mark=r.mark) for r in runs]
+    whole = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(OF_A_RUN))
+    return whole[[*OF_A_RUN, *(column for column in whole if column not in OF_A_RUN)]]
 
 
 def row_of(run: PlannedRun, finished: FinishedRun, experiment: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_variants_that_are_not_in_the_file_are_wrong_usage():
 def test_every_group_is_named_once_and_makes_a_config():
     groups = load_toml("variants")
     names = [name for group in groups.values() for name in group]
-    assert len(names) == len(set(names)) == 27
+    assert len(names) == len(set(names)) == 49
     assert list(groups["strategies"]) == [
         "grpo", "random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm"
     ]  # fmt: skip
@@ -136,6 +136,24 @@ def test_an_unfinished_run_in_other_passes_has_a_folder_of_its_own(tmp_path):
     folders = {run.folder(tmp_path, "training") for size in (4, 8) for run in planned("a", forward_batch=size)}
     assert len(folders) == 2
     assert len({run.folder(tmp_path, "training") for run in planned("a", "b")}) == 2
+
+
+def test_what_is_finished_is_in_the_tables_when_the_others_are_interrupted(tmp_path, trainer, monkeypatch):
+    done = runs.run_all
+
+    def one_then_ctrl_c(policy, configs, *rest):
+        done(policy, dict(list(configs.items())[:1]), *rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run_all", one_then_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        keep(tmp_path, "training", planned("a", "b"))
+    assert finished_runs(tmp_path).keys() == {"a"}
+    assert [row["mark"] for row in read_json(tmp_path / "training_runs.json")] == ["a"]
+    monkeypatch.setattr(runs, "run_all", done)
+    trainer.clear()
+    keep(tmp_path, "training", planned("a", "b"))
+    assert trainer == ["vb-seed1"]
 
 
 def test_tables_that_a_kill_has_left_in_disagreement_name_no_finished_run(tmp_path, trainer):
