@@ -246,7 +246,7 @@ def _interval(statistic: Callable[[Whole], Array], tokens: Tokens, resamples: in
     """Bootstrap over responses; NaN where the statistic of all of them is undefined."""
     responses = int(tokens.response.max()) + 1
     if np.isnan(statistic(np.arange(responses)[None])[0]):
-        return Interval(*[float("nan")] * 3, CONFIDENCE)
+        return Interval(math.nan, math.nan, math.nan, CONFIDENCE)
     return bootstrap_statistic(responses, statistic, resamples=resamples, seed=seed)
 
 
@@ -263,9 +263,9 @@ def _ratio(part: Array, whole: Array) -> float:
 def _sums(values: Array, tokens: Tokens, by_stratum: bool) -> Array:
     """(R, S) of values (T,) by response and stratum, or (R, 1) by response."""
     responses, strata = int(tokens.response.max()) + 1, int(tokens.stratum.max()) + 1
-    if not by_stratum:
-        return np.bincount(tokens.response, values, responses)[:, None]
-    return np.bincount(tokens.response * strata + tokens.stratum, values, responses * strata).reshape(responses, strata)
+    number, strata = (tokens.response * strata + tokens.stratum, strata) if by_stratum else (tokens.response, 1)
+    sums = np.bincount(number, values, responses * strata).astype(np.float64)
+    return sums.reshape(responses, strata)
 
 
 def _times_drawn(drawn: Whole, sums: Array) -> Array:
