@@ -38,6 +38,17 @@ class PerturbationSettings:
 
 
 @dataclass(frozen=True)
+class KnockoutSettings:
+    """Table [knockout]: positions that later tokens may not attend to."""
+
+    pairs: int = 2  # of a class in a response: a high-FAI position and its control
+    behind: int = 20  # tokens that a position has behind it at least
+    mass_ratio: float = 1.5  # by which the attention that both positions receive may differ
+    distances: int = 100  # tokens behind a position whose predictions are compared
+    batch_size: int = 8  # knock-outs in one pass: memory and speed
+
+
+@dataclass(frozen=True)
 class StudySettings:
     """What is common to tables [token_values] and [policy_values]: what each token of a response changes.
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +32,7 @@ from analysis.read_signals import Horizons, read
 from analysis.settings import StudySettings, TokenValuesSettings
 from analysis.token_scores import FIFTHS, scores_of
 from analysis.token_signals import Reading, parts_of, signals_table
+from analysis.token_text import KINDS, answer_tokens, begins_part, kind_of, pieces_of
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import append_jsonl, resume_jsonl, sha256_of, write_json, write_table
 from attention_rhythm.generation.base import Generator, Prefix, SamplingConfig
@@ -51,9 +51,7 @@ from attention_rhythm.tasks.prompts import prompts_that_fit
 from attention_rhythm.token_value import stratified_positions
 from evaluation.settings import Run
 
-KINDS = ("word", "number", "punctuation", "space", "end")  # of tokens; end: a stop token
 RECEIVER_GAP = 4  # tokens nearer than this do not count for a receiver head
-BOUNDARIES = ".,;:!?\n"  # the token behind one begins a part of the text
 COUNTS = tuple(f"{prefix}_{half}" for prefix in ("before", "after", "other") for half in "ab")
 COLUMNS = {  # of a response's table, in order, with their types; what they mean: docs/token-values.md
     "t": "int32", "token": "int32", "text": "str", "kind": "str", "begins_part": "bool", "place": "str",
@@ -234,37 +232,6 @@ def read_responses(
             )
         )
     return tables
-
-
-def pieces_of(text: ResponseText, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text of a response: together they are the text."""
-    written = [text(ids[:count]) for count in range(len(ids) + 1)]
-    return [now.removeprefix(before) if now.startswith(before) else "" for before, now in pairwise(written)]
-
-
-def answer_tokens(pieces: Sequence[str], answer: str | None) -> slice | None:
-    """The tokens of a response's last mention of its answer, spaces aside; None where the text has it not."""
-    letters = [(letter, token) for token, piece in enumerate(pieces) for letter in piece if not letter.isspace()]
-    wanted = "".join((answer or "").split())
-    place = "".join(letter for letter, _ in letters).rfind(wanted) if wanted else -1
-    return None if place < 0 else slice(letters[place][1], letters[place + len(wanted) - 1][1] + 1)
-
-
-def begins_part(pieces: Sequence[str]) -> np.ndarray:
-    """(n,) bool: the first token, and each behind a token that ends in a boundary."""
-    ends = [bool(piece.rstrip(" ")) and piece.rstrip(" ")[-1] in BOUNDARIES for piece in pieces]
-    return np.array([True, *ends[:-1]])[: len(pieces)]
-
-
-def kind_of(piece: str, token: int, stops: set[int]) -> str:
-    """One of KINDS."""
-    if token in stops:
-        return "end"
-    if not piece.strip():
-        return "space"
-    if any(letter.isdigit() for letter in piece):
-        return "number"
-    return "word" if any(letter.isalpha() for letter in piece) else "punctuation"
 
 
 def _stops(subject: Subject) -> set[int]:
