@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from analysis.settings import CouplingsSettings, PerturbationSettings, SignalsSettings, TokenValuesSettings
+from analysis.settings import (
+    CouplingsSettings,
+    KnockoutSettings,
+    PerturbationSettings,
+    SignalsSettings,
+    TokenValuesSettings,
+)
 from evaluation.settings import EvaluationConfig, ResponsesSettings
 from training.settings import ClusterSettings, ExperimentSettings, PolicyValuesSettings, PowerSettings
 
@@ -105,6 +111,17 @@ STAGES = (
         writes=("perturbation.jsonl", "perturbation.json"),
         settings={"perturbation": PerturbationSettings},
         minutes={"smoke": 0.3, "cpu": 7, "gpu": 10, "paper": 40},
+    ),
+    Stage(
+        "knockout",
+        "what is missed when later tokens cannot attend to a position of high FAI",
+        "analysis.knockout:stage",
+        reads=("responses.jsonl", "signals/"),
+        writes=("knockout.csv", "knockout.json"),
+        settings={"knockout": KnockoutSettings},
+        minutes={},
+        optional=True,
+        only_if_asked=True,
     ),
     Stage(
         "token_values",
