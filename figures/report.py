@@ -30,6 +30,7 @@ TAKE_HOURS = {
     "training_extended": "training --extended",
     "ablations": "ablations",
     "power": "power",
+    "knockout": "knockout",
     **{study: study for study in STUDIES},
 }
 

@@ -29,6 +29,7 @@ from figures import (  # each registers what it makes
     table20_overlap,  # noqa: F401
     table_controls,  # noqa: F401
     table_credit_sensitivity,  # noqa: F401
+    table_knockout,  # noqa: F401
     table_power,  # noqa: F401
     table_sensitivity,  # noqa: F401
     table_summary,  # noqa: F401

@@ -228,6 +228,7 @@ STAGES = (
             "training_extended_curves.parquet",
             "ablations.json",
             "power.json",
+            "knockout.json",
             *written_by_study("token_values"),
             *written_by_study("policy_values"),
         ),

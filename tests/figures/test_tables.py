@@ -15,6 +15,7 @@ from figures import (
     table20_overlap,
     table_controls,
     table_credit_sensitivity,
+    table_knockout,
     table_sensitivity,
     tables,
 )
@@ -220,3 +221,14 @@ def test_latex_escapes():
     text = tables.Table(frame, frame, "100% of #1", "x_y \\boxed{1}").latex()
     for said in (r"a\_b", r"50\% \& more\_", r"100\% of \#1", r"x\_y \textbackslash boxed\{1\}"):
         assert said in text
+
+
+def test_the_knock_out_has_a_row_a_way_and_class():
+    measured = {"high": 0.02, "control": 0.01, "difference": 0.01, "ci": [0.005, 0.015], "p_value": 0.01}
+    pair = {"way": "moved", "class": "word", "mass_ratio": 1.1, "fai_ratio": 4.0, "pairs": 9, "responses": 5}
+    study = {"settings": {"distances": 100, "mass_ratio": 1.5}, "pairs": [pair | {"kl": measured, "rest": measured}]}
+    table = table_knockout.make(study, {"spec": "x", "sha256": "0" * 64}, 0)
+    row = table.shown.iloc[0]
+    assert (row["difference [95%]"], row["of the answer [95%]"], row["Missed more?"]) == (
+        "0.0100 [0.0050, 0.0150]", "—", "yes"
+    )  # fmt: skip
