@@ -48,7 +48,6 @@ TARGET = 3.0  # times the tokens per second of `generate`
 ONE_BY_ONE = "the faster of shared prefixes and vLLM / one `generate` call a prefix"
 TOGETHER = "the faster of shared prefixes and vLLM / one `generate` call a response"
 TITLES = {"coder": "Qwen2.5-Coder-0.5B", "policy": "1.2M policy"}
-CONTEXT = 1024  # tokens of prompt, response and continuation
 BLOCK = 32  # tokens of a block of vLLM's cache, which shares whole blocks; its default is 128
 
 Rows = list[list[int]]
@@ -66,12 +65,13 @@ class Workload:
     step: int
     samples: int  # continuations of each prefix
     rows: int  # most rows of one batch of `shared`
+    context: int  # tokens of prompt, response and continuation that vLLM makes room for
     dtypes: tuple[str, ...]
 
 
 WORKLOADS = {
-    "coder": Workload("gsm8k", 2, 200, 256, 8, 0, 16, 512, ("bfloat16",)),
-    "policy": Workload("puzzles", 32, 96, 96, 0, 4, 32, 1024, ("float32",)),
+    "coder": Workload("gsm8k", 2, 200, 256, 8, 0, 16, 512, 1024, ("bfloat16",)),
+    "policy": Workload("puzzles", 32, 96, 96, 0, 4, 32, 1024, 128, ("float32",)),
 }
 
 
@@ -210,12 +210,12 @@ def _generate(model: Any, texts: Rows, chosen: list[Prefix], samples: int, stops
     return [cut(row, limit, stops) for row, limit in zip(out[:, longest:].tolist(), limits, strict=True)]
 
 
-def vllm(spec: str, dtype: str) -> tuple[Sample, set[int]]:
+def vllm(spec: str, dtype: str, context: int) -> tuple[Sample, set[int]]:
     """All prefixes at once, with prefix caching, which nothing of the round before is left in."""
     from attention_rhythm.generation.vllm import VLLMGenerator
 
     generator = VLLMGenerator.load(
-        spec, dtype=dtype, context=CONTEXT, enable_prefix_caching=True, block_size=BLOCK, max_num_seqs=512
+        spec, dtype=dtype, context=context, enable_prefix_caching=True, block_size=BLOCK, max_num_seqs=512
     )
     sample_all = ours(generator, sys.maxsize)
 
@@ -230,12 +230,14 @@ PLAIN_SIDES = {"generate": generate, "generate_batched": generate_batched}
 SIDES = ("shared", "vllm", "generate", "generate_batched")
 
 
-def prepare(side: str, spec: str, dtype: str, rows: int) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], str]:
+def prepare(
+    side: str, spec: str, dtype: str, rows: int, context: int
+) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], str]:
     """A side as a worker: from prefixes to the lengths of their continuations, and what these cost."""
     import torch
 
     if side == "vllm":
-        sample, stops = vllm(spec, dtype)
+        sample, stops = vllm(spec, dtype, context)
         from vllm import __version__ as version
     else:
         from transformers import __version__ as version
@@ -334,14 +336,16 @@ def measure(name: str, spec: str, work: Workload, options: argparse.Namespace) -
     sides: dict[str, dict[str, Any]] = {side: {} for side in pythons}
     about: dict[str, str] = {}
     for dtype in work.dtypes:  # one after the other, or the weights would not all fit
-        arguments = ["--model", spec, "--dtype", dtype, "--rows", str(work.rows), "--serve"]
+        arguments = ["--model", spec, "--dtype", dtype, "--rows", str(work.rows), "--context", str(work.context)]
         rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in pythons}
         with ExitStack() as stack:
             workers = []
             for side, python in pythons.items():
                 threads = options.vllm_threads if side == "vllm" else options.threads
                 settings = {"VLLM_CPU_KVCACHE_SPACE": "4"} if side == "vllm" else None  # GiB: room for all rows
-                worker = Worker(side, "benchmarks.continuations", [*arguments, side], threads, python, settings)
+                worker = Worker(
+                    side, "benchmarks.continuations", [*arguments, "--serve", side], threads, python, settings
+                )
                 workers.append(stack.enter_context(worker))
                 about[side] = worker.about
             for worker in workers:
@@ -373,14 +377,15 @@ def main() -> int:
     parser.add_argument("--vllm-threads", type=int, default=2, metavar="N", help="of vLLM (default: 2)")
     parser.add_argument("--without", nargs="+", choices=SIDES[1:], default=[], help="sides that are not run")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    for internal in ("--model", "--dtype", "--rows"):
+    for internal in ("--model", "--dtype", "--rows", "--context"):
         parser.add_argument(internal, help=argparse.SUPPRESS)
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(lambda: prepare(options.serve, options.model, options.dtype, int(options.rows)))
+        serve(lambda: prepare(options.serve, options.model, options.dtype, int(options.rows), int(options.context)))
         return 0
 
+    settings = {key: getattr(options, key) for key in ("rounds", "threads", "vllm_threads")} | {"vllm_block": BLOCK}
     models, claims = {}, []
     specs = {"coder": options.coder, "policy": str(POLICY)}
     for name in options.models:
@@ -394,8 +399,7 @@ def main() -> int:
             for side, about, bound in ((PLAIN, ONE_BY_ONE, TARGET), ("generate_batched", TOGETHER, None))
             if side in found["ratios"]
         ]
-    settings = {key: getattr(options, key) for key in ("rounds", "threads", "vllm_threads")} | {"vllm_block": BLOCK}
-    write(options.output, {"settings": settings, "models": models, "claims": claims})
+        write(options.output, {"settings": settings, "models": models, "claims": claims})  # the next takes long too
     report(options.output, claims)
     return 0
 

@@ -159,7 +159,7 @@ def test_a_side_as_a_worker(tiny_model_folder):
     lengths = [len(text) - prompt for text, prompt in zip(texts, prompts, strict=True)]
     assert source == "generated" and len(texts) == 2 and all(1 <= length <= 6 for length in lengths)
     chosen = prefixes(prompts, lengths, WORK)
-    ask, about = continuations.prepare("shared", tiny_model_folder, "float32", rows=4)
+    ask, about = continuations.prepare("shared", tiny_model_folder, "float32", rows=4, context=64)
     found = ask({"texts": texts, "prefixes": [list(prefix) for prefix in chosen], "samples": 3, "seed": 1})
     assert about.startswith("transformers") and len(found["lengths"]) == 3 * len(chosen)
     limits = [prefix.limit for prefix in chosen for _ in range(3)]
