@@ -47,7 +47,7 @@ from attention_rhythm.signals.reading import SignalConfig
 from attention_rhythm.tasks.base import Problem, problems_sha256
 from attention_rhythm.tasks.grading import grade
 from attention_rhythm.tasks.problems import load_problems
-from attention_rhythm.tasks.prompts import prompts_that_fit
+from attention_rhythm.tasks.prompts import build_prompt_ids, prompts_that_fit
 from attention_rhythm.token_value import stratified_positions
 from evaluation.settings import Run
 
@@ -90,7 +90,8 @@ def stage(run: Run, settings: TokenValuesSettings) -> None:
         settings.task, limit=settings.problems, seed=run.seed, data_dir=run.data_dir, source=settings.source
     )
     model, tokenizer = load_model(run.model.id, dtype=run.model.dtype, device=run.model.device)
-    generator = fastest_of_prefixes(model, tokenizer, run.model.id, dtype=run.model.dtype)
+    context = max(len(build_prompt_ids(problem, tokenizer)) for problem in problems) + settings.max_new_tokens
+    generator = fastest_of_prefixes(model, tokenizer, run.model.id, dtype=run.model.dtype, context=context)
     subject = Subject("model", model, tokenizer, generator, model_sha256(run.model.id), problems, with_texts=False)
     study(run, "token_values", [subject], settings)
 

@@ -43,16 +43,18 @@ def make_engine(name: str, model: str, *, dtype: str, device: str) -> Engine:
     return Engine(name, HFGenerator(network, tokenizer), tokenizer, context_length(network.config))
 
 
-def fastest_of_prefixes(model: Any, tokenizer: Any, spec: str, *, dtype: str) -> Generator:
+def fastest_of_prefixes(model: Any, tokenizer: Any, spec: str, *, dtype: str, context: int) -> Generator:
     """What continues many prefixes of a text fastest: vLLM where it is installed, else the loaded model itself.
 
     (A fifth faster on two cores: benchmarks/LOG.md, claim 11. A policy of a few million parameters is another matter:
     make it an `HFGenerator`.)
+
+    context: most tokens of prompt, response and continuation, for which vLLM makes room.
     """
     if _vllm_installed():
         from attention_rhythm.generation.vllm import VLLMGenerator
 
-        return VLLMGenerator.load(spec, dtype=dtype)
+        return VLLMGenerator.load(spec, dtype=dtype, context=context)
     from attention_rhythm.generation.hf import HFGenerator
 
     return HFGenerator(model, tokenizer)
