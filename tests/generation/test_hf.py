@@ -19,7 +19,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from attention_rhythm.generation.base import GenerationError, SamplingConfig
+from attention_rhythm.generation.base import GenerationError, Prefix, SamplingConfig
 from attention_rhythm.generation.choice import Rows, make_decoder, shared_prefix_refusal
 from attention_rhythm.generation.decoding import CacheDecoder, PrefixDecoder
 from attention_rhythm.generation.hf import HFGenerator, Repetition, continue_rows, draw, log_probability, uniform_draws
@@ -99,6 +99,20 @@ def test_a_sample_does_not_depend_on_its_neighbours_or_on_the_limit():
     other = generator.generate(batch, SamplingConfig(max_new_tokens=24, samples=3, seed=6))
     assert [c.token_ids for c in together] != [c.token_ids for c in other]
     assert together[0].token_ids != together[1].token_ids
+
+
+def test_continuations_of_a_prefix_are_those_of_it_as_a_prompt_whatever_shares_their_batch():
+    model = make("qwen3")
+    generator = HFGenerator(model, Letters())
+    text = prompts(np.random.default_rng(6), 1)[0] + [5, 9, 11, 4, 7, 3]
+    prefixes = [Prefix(0, 3, text[3], 12), Prefix(0, 5, 40, 6), Prefix(0, 1, text[1], 12)]  # 40 stands not in the text
+    found = generator.continue_prefixes([text], prefixes, 4, 5)
+    for prefix, rows in zip(prefixes, found, strict=True):
+        prompt = [*text[: prefix.visible], prefix.first]
+        alone = generator.generate([prompt], SamplingConfig(max_new_tokens=prefix.limit, samples=4, seed=5))
+        assert rows == [completion.token_ids for completion in alone]
+    assert generator.continue_prefixes([text, text[:2]], prefixes[::-1], 2, 5) == [rows[:2] for rows in found[::-1]]
+    assert generator.continue_prefixes([text], [], 4, 5) == []
 
 
 def test_sampling_follows_the_softmax():

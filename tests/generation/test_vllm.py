@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from attention_rhythm.generation import vllm as vllm_module
-from attention_rhythm.generation.base import GenerationError, SamplingConfig
+from attention_rhythm.generation.base import GenerationError, Prefix, SamplingConfig
 from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.generation.resumable import Request, complete
 from attention_rhythm.generation.vllm import MissingEngine, VLLMGenerator
@@ -187,6 +187,33 @@ def test_a_sample_does_not_depend_on_its_neighbours_or_on_the_limit(pair):
     other = generator.generate(prompts(), SamplingConfig(max_new_tokens=24, samples=3, seed=6))
     assert [c.token_ids for c in together] != [c.token_ids for c in other]
     assert together[0].token_ids != together[1].token_ids
+
+
+@needs_vllm
+def test_more_tokens_than_one_pass_takes_do_not_end_the_engine(pair):
+    """vLLM cuts a prompt in two where a pass is full, and then fails on a CPU: seeded samples have no offset there."""
+    rng = np.random.default_rng(2)
+    many = [rng.integers(1, 90, size=200).tolist() for _ in range(60)]  # 12,000 tokens
+    made = pair[1].generate(many, SamplingConfig(max_new_tokens=2, seed=1))
+    assert len(made) == 60
+    assert all(completion.token_ids for completion in made)
+
+
+@needs_vllm
+def test_continuations_begin_behind_their_prefix_and_keep_its_limit(pair):
+    _, generator = pair
+    text = prompts()[1]
+    prefixes = [Prefix(0, 40, text[40], 6), Prefix(0, 64, 17, 3)]
+    found = generator.continue_prefixes([text], prefixes, 5, 3)
+    assert [len(rows) for rows in found] == [5, 5]
+    for prefix, rows in zip(prefixes, found, strict=True):
+        assert all(1 <= len(row) <= prefix.limit for row in rows)
+        assert len({tuple(row) for row in rows}) > 1
+    assert generator.continue_prefixes([text], prefixes, 5, 3) == found
+    (greedy,) = generator.generate([[*text[:40], text[40]]], GREEDY)
+    assert found[0] != [greedy.token_ids[:6]] * 5
+    with pytest.raises(GenerationError, match="context"):
+        generator.continue_prefixes([text], [Prefix(0, 40, 1, 1000)], 1, 0)
 
 
 @needs_vllm
