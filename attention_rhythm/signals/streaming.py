@@ -41,7 +41,7 @@ from attention_rhythm.signals.attention import TWICE, Attention, LastCall
 
 Horizon = tuple[int, int | None]
 
-_TILE = 64  # rows of a tile: the smallest that keeps the matrix products efficient on a CPU
+_TILE, _SMALL_TILE = 128, 64  # rows of a tile; the smaller one for sequences that are not much longer
 _ALONE = 2**15  # scores of a tile from which on the heads that share keys have matrix products of their own
 _BLOCKS = 7  # blocks of key positions; with the offset column, 8 extra columns keep the head size aligned
 
@@ -111,6 +111,11 @@ def attention_and_span(
     return out[..., :dim], lse, distance
 
 
+def tile_rows(length: int) -> int:
+    """Rows of a tile, and keys of a block, of sequences of `length` tokens."""
+    return _SMALL_TILE if length <= 2 * _SMALL_TILE else _TILE
+
+
 def tiled_attention(
     query: Float[Tensor, "B H T D"],
     key: Float[Tensor, "B G S D"],
@@ -127,6 +132,7 @@ def tiled_attention(
     """
     batch, heads, own_rows, dim = query.shape
     groups, length, width = key.shape[1], key.shape[2], value.shape[3]
+    tile = tile_rows(length)
     before = length - own_rows if before is None else before
     end, shared = before + own_rows, heads // groups  # heads that look at the same keys
     grouped = query.reshape(batch, groups, shared, own_rows, dim)
@@ -134,17 +140,17 @@ def tiled_attention(
     out = query.new_empty(batch, groups, shared, own_rows, width)
     lse, distance = (query.new_empty(batch, groups, shared, own_rows, dtype=torch.float32) for _ in range(2))
     size, parts = (batch, groups), [(slice(batch), slice(groups))]
-    if attention.bias is None and shared * _TILE * length >= _ALONE:
+    if attention.bias is None and shared * tile * length >= _ALONE:
         size, parts = (1, 1), [(slice(b, b + 1), slice(g, g + 1)) for b in range(batch) for g in range(groups)]
-    to_end = torch.arange(_TILE, 0, -1, device=query.device, dtype=torch.float32)  # of a block, from each of its keys
-    within = torch.arange(_TILE, device=query.device, dtype=torch.float32)
+    to_end = torch.arange(tile, 0, -1, device=query.device, dtype=torch.float32)  # of a block, from each of its keys
+    within = torch.arange(tile, device=query.device, dtype=torch.float32)
     away = within[:, None] - within  # inside a block; below zero above the diagonal
 
     # tiles do not cross the borders of blocks; the largest comes first, and what it leaves free has room for the others
-    for t0 in reversed([before, *range((before // _TILE + 1) * _TILE, end, _TILE)]):
-        b0 = t0 // _TILE * _TILE
-        t1, s0 = min(b0 + _TILE, end), attention.first_key(t0) // _TILE * _TILE
-        s1, far_blocks = min(t1, length), (min(b0, length) - s0) // _TILE
+    for t0 in reversed([before, *range((before // tile + 1) * tile, end, tile)]):
+        b0 = t0 // tile * tile
+        t1, s0 = min(b0 + tile, end), attention.first_key(t0) // tile * tile
+        s1, far_blocks = min(t1, length), (min(b0, length) - s0) // tile
         t, s, own = t1 - t0, s1 - s0, slice(t0 - before, t1 - before)
         near = away[t0 - b0 : t1 - b0, : max(s1 - b0, 0)]
         for part in parts:
@@ -155,14 +161,14 @@ def tiled_attention(
             scores[..., b0 - s0 :].masked_fill_(near < 0, float("-inf"))
             weights = scores.softmax(-1).view(*size, shared, t, s)
             # by blocks of keys, since long sums in float32 lose digits
-            blocks = F.pad(weights, (0, -s % _TILE)) if s % _TILE else weights
-            blocks = blocks.unflatten(-1, (-1, _TILE))  # (b, G, H/G, t, blocks, 64)
+            blocks = F.pad(weights, (0, -s % tile)) if s % tile else weights
+            blocks = blocks.unflatten(-1, (-1, tile))  # (b, G, H/G, t, blocks, tile)
             mass, offset = blocks.sum(-1), blocks @ to_end
             total = mass.sum(-1)  # softmax adds up with less care: not quite one in long rows
             # of the largest score, where no weight is lost to underflow: log A = x - lse
             lse[part][..., own] = scores.amax(-1).view(total.shape) - torch.log(weights.amax(-1) / total)
             # keys before the block: from t to the end of theirs and from there to s, so that nothing cancels
-            ends = b0 - s0 - _TILE * torch.arange(1, far_blocks + 1, device=query.device)
+            ends = b0 - s0 - tile * torch.arange(1, far_blocks + 1, device=query.device)
             far = offset[..., :far_blocks] + mass[..., :far_blocks] * (within[t0 - b0 : t1 - b0, None] + ends)
             distance[part][..., own] = (far.sum(-1) + (weights[..., b0 - s0 :] * near).sum(-1)) / total
             mixed = product(weights.view(-1, shared * t, s).to(v.dtype), v.mT)  # (P, H/G * t, Dv)
@@ -249,12 +255,13 @@ def band_tiles(
     window = min(window, length)  # the same minimum, and no digits lost to a W that no distance reaches
     touched = response.any(0).nonzero()[:, 0]
     start, end = int(touched[0]), min(int(touched[-1]) + 1, length)
+    tile = tile_rows(length)
     waad = query.new_full((batch, heads, own_rows), float("nan"))
     received = [query.new_zeros(batch, heads, length) for _ in horizons]
     rows = response.float()
 
-    for t0 in range(max(start - 1, before), end, _TILE):
-        t1 = min(t0 + _TILE, end)
+    for t0 in range(max(start - 1, before), end, tile):
+        t1 = min(t0 + tile, end)
         reach = [start if high is None else max(t0 - high, start) for _, high in horizons]
         s0 = max(min([t0 - window + 1, *reach]), attention.first_key(t0))
         own = slice(t0 - before, t1 - before)

@@ -30,7 +30,7 @@ ROPES = ["llama/dynamic-rope", "llama/yarn", "llama/llama3-rope", "phi3/longrope
 def small(monkeypatch):
     monkeypatch.setattr(pieces, "ROWS", 16)
     monkeypatch.setattr(pieces, "_KEYS", 32)
-    monkeypatch.setattr(streaming, "_TILE", 16)
+    monkeypatch.setattr(streaming, "tile_rows", lambda length: 16)
 
 
 @pytest.fixture
