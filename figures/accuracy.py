@@ -44,7 +44,20 @@ LABELS = {  # a variant, as tables and figures name it
     "global_lo10": "global anchor, FAI over 10 to 40 (not 5 to 40)",
     "global_hi20": "global anchor, FAI over 5 to 20 (not 5 to 40)",
     "global_hiend": "global anchor, FAI over 5 to the end (not 5 to 40)",
+    # the experiment with power: other readings, controls, and all of them at four times the advantage
+    "local_chunk_all": "local chunk, all six layers",
+    "local_chunk_before": "local chunk, row before",
+    "local_chunk_all_before": "local chunk, all six layers, row before",
+    "global_anchor_all": "global anchor, all six layers",
+    "coupled_rhythm_all": "coupled rhythm, all six layers",
+    "last_try": "last try (positive control)",
+    "outside": "outside decisions (negative control)",
+    "value_credit": "measured values as credit",
+    "vine": "measured values as advantages",
 }
+DOSED = ("random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm", "local_chunk_all", "local_chunk_before",
+         "local_chunk_all_before", "global_anchor_all", "coupled_rhythm_all", "last_try", "outside", "value_credit")  # fmt: skip
+LABELS |= {f"{name}_x4": f"{LABELS[name]}, dose 4" for name in DOSED}
 BENCHMARKS = {
     "countdown": "Countdown",
     "crossthink_qa": "CrossThink-QA",

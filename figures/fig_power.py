@@ -25,7 +25,7 @@ def color_of(variant: str) -> str:
     "fig_power",
     needs=("power",),
     section="training",
-    place=0,
+    place=-2,
     caption=(
         "What each arm gains over GRPO: filled at the paper's dose of 1.5, hollow at 4. Lines are 95% intervals with "
         "one variance for all arms; the grey band is what the experiment could not have seen."

@@ -64,7 +64,7 @@ def shown(facts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-@registry.table("table_controls", needs=("controls", "model", "seed"), section="rhythm", place=4)
+@registry.table("table_controls", needs=("controls", "model", "seed"), section="rhythm", place=8)
 def make(controls: pd.DataFrame, model: dict, seed: int) -> Table:
     """The table of `build`."""
     facts = build(controls)

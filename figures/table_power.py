@@ -9,22 +9,12 @@ from figures.accuracy import LABELS
 from figures.tables import Table, estimate, number
 
 DOSE = "_x4"
-NAMES = {
-    **LABELS,
-    "local_chunk_all": "local chunk, all layers",
-    "local_chunk_before": "local chunk, row before",
-    "local_chunk_all_before": "local chunk, all layers, row before",
-    "global_anchor_all": "global anchor, all layers",
-    "coupled_rhythm_all": "coupled rhythm, all layers",
-    "last_try": "last try (positive control)",
-    "outside": "outside decisions (negative control)",
-}
 SECONDARY = {"sampled": "accuracy, points", "steps_to_25": "steps to 25%", "length": "tokens", "entropy": "nats"}
 
 
 def arm_called(variant: str) -> str:
     """A variant in words, without its dose."""
-    return NAMES[variant.removesuffix(DOSE)]
+    return LABELS[variant.removesuffix(DOSE)]
 
 
 def dose_of(variant: str, recipe: dict) -> float | None:
@@ -70,7 +60,8 @@ def shown(facts: pd.DataFrame) -> pd.DataFrame:
             ends = (row[f"{family}_{end}"] for end in ("difference", "low", "high"))
             cells[f"minus {label}'s"] = estimate(*(_defined(end) for end in ends), digits=2)
             cells[f"Holm's p, {label}"] = number(_defined(row[f"{family}_p_holm"]), 3)
-            cells[f"against {label}"] = row[f"{family}_verdict"] or "—"
+            verdict = row[f"{family}_verdict"]
+            cells[f"against {label}"] = "—" if pd.isna(verdict) else verdict
         cells["would have been seen"] = number(_defined(row["grpo_detectable"]), 2)
         for endpoint, unit in SECONDARY.items():
             own = by_endpoint[endpoint].loc[variant]
@@ -84,7 +75,7 @@ def _defined(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-@registry.table("table_power", needs=("power",), section="training", place=0, experiment="power")
+@registry.table("table_power", needs=("power",), section="training", place=-1, experiment="power")
 def make(power: dict) -> Table:
     """The table of `build`."""
     facts = build(power)

@@ -77,4 +77,4 @@ def test_every_pair_is_knocked_out_in_every_way(response, monkeypatch):
     per_pair = rows[rows["way"] != "moved"].groupby(["way", "pair"])["role"].apply(sorted)
     assert (per_pair.map(tuple) == ("control", "high")).all()
     assert (rows.loc[rows["way"] == "all heads", "kl"] > 0).all()
-    assert rows[["kl", "rest"]].notna().all(None)
+    assert rows[["kl", "rest"]].notna().all(axis=None)

@@ -155,10 +155,10 @@ def studied(policy, tmp_path_factory):
 def test_a_study_keeps_every_token_and_its_counts(studied):
     values = pd.read_parquet(studied.path("policy_values.parquet"))
     signals = pd.read_parquet(studied.path("policy_values_signals.parquet"))
-    assert (values[["subject", "response", "t"]] == signals[["subject", "response", "t"]]).all(None)
+    assert (values[["subject", "response", "t"]] == signals[["subject", "response", "t"]]).all(axis=None)
     assert (values["weight"] == 1).all()  # every position
     counts = values[list(token_value.COUNTS)]
-    assert counts.isin([0, 1, 2]).all(None)
+    assert counts.isin([0, 1, 2]).all(axis=None)
     last = values.groupby("response").tail(1)
     assert (last["after_a"] == 2 * last["right"]).all()  # the outcome of the whole response
     following = values.groupby("response")["before_a"].shift(-1).dropna()

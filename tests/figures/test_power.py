@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from figures import fig_power, table_power
-from figures.table_power import NAMES
+from figures.accuracy import LABELS
 from training.experiment import variants_of
 from training.power import ENDPOINTS, arms, contrasts, families
 from training.settings import PowerSettings
@@ -33,8 +33,8 @@ def power():
 def test_every_arm_has_a_name_a_dose_and_both_baselines(power):
     table = table_power.make(power)
     assert len(table.shown) == 25
-    assert set(table.shown["Arm"]) <= set(NAMES.values())
-    own = table.shown[table.shown["Arm"] == "coupled rhythm, all layers"]
+    assert set(table.shown["Arm"]) <= set(LABELS.values())
+    own = table.shown[table.shown["Arm"] == "coupled rhythm, all six layers"]
     assert own["Dose"].tolist() == ["1.5", "4"]
     assert own["against random"].isin(["better", "worse", "not shown"]).all()
     grpo = table.shown[table.shown["Arm"] == "GRPO"].iloc[0]
