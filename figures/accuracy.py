@@ -55,8 +55,10 @@ LABELS = {  # a variant, as tables and figures name it
     "value_credit": "measured values as credit",
     "vine": "measured values as advantages",
 }
-DOSED = ("random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm", "local_chunk_all", "local_chunk_before",
-         "local_chunk_all_before", "global_anchor_all", "coupled_rhythm_all", "last_try", "outside", "value_credit")  # fmt: skip
+DOSED = (
+    *("random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm", "last_try", "outside", "value_credit"),
+    *("local_chunk_all", "local_chunk_before", "local_chunk_all_before", "global_anchor_all", "coupled_rhythm_all"),
+)
 LABELS |= {f"{name}_x4": f"{LABELS[name]}, dose 4" for name in DOSED}
 BENCHMARKS = {
     "countdown": "Countdown",
