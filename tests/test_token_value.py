@@ -91,6 +91,11 @@ def test_a_clear_change_is_on_its_own_side_whole():
     assert hurts.tolist() == [0, 1]
 
 
+def test_halves_that_disagree_share_what_is_below_zero():
+    helps, hurts = signed_change(np.array([[0, 4]]), np.array([[4, 0]]), 4)
+    assert (helps[0], hurts[0]) == (-0.5, -0.5)
+
+
 def test_the_noise_is_the_squared_length_of_the_gradient_by_the_logits():
     logits = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
     logp = logits.log_softmax(0)
@@ -170,6 +175,8 @@ def test_lift_by_hand():
     assert lift(half, tokens, "squared")(ALL)[0] == pytest.approx(4 / 1.5 / 2)
     twice_the_first = np.array([[0, 0]])  # mean 5 / 3, chosen 4
     assert lift(chosen, tokens, "squared")(twice_the_first)[0] == pytest.approx(4 / (5 / 3))
+    one_twice = np.array([[0, 0, 1]])  # mean (5 + 5 + 7) / 9, chosen (4 + 4 + 4) / 3
+    assert lift(chosen, tokens, "squared")(one_twice)[0] == pytest.approx(4 / (17 / 9))
 
 
 def test_weights_stand_for_the_tokens_that_were_not_measured():

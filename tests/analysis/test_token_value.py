@@ -117,10 +117,12 @@ def test_the_squared_changes_of_a_tree(tree):
 
 def test_probabilities_are_those_of_the_row_before(tree):
     model = build("qwen3")
-    response = Response(None, [1, 2, 3], [4, 5, 6, 7], True, 1.0)
+    with torch.no_grad():
+        likely = int(model(input_ids=torch.tensor([[1, 2, 3]])).logits[0, -1].argmax())
+    response = Response(None, [1, 2, 3], [likely, 5, 6, 7], True, 1.0)  # the other token is not the likeliest then
     found = probabilities(model, response)
     with torch.no_grad():
-        p = model(input_ids=torch.tensor([[1, 2, 3, 4, 5, 6, 7]])).logits[0, 2:-1].softmax(-1)
+        p = model(input_ids=torch.tensor([[1, 2, 3, likely, 5, 6, 7]])).logits[0, 2:-1].softmax(-1)
     own = p.gather(1, torch.tensor(response.ids)[:, None])[:, 0]
     np.testing.assert_allclose(found["logprob"], own.log(), atol=1e-5)
     np.testing.assert_allclose(found["collision"], (p**2).sum(1), atol=1e-6)

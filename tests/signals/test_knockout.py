@@ -6,7 +6,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from attention_rhythm.errors import InputError
 from attention_rhythm.signals.architecture import UnsupportedAttention
-from attention_rhythm.signals.knockout import knock_out
+from attention_rhythm.signals.attention import Attention
+from attention_rhythm.signals.knockout import KnockOut, knock_out
 from tests.support.models import build
 
 ANCHOR, SAID = 5, 7  # where token 5 has been, the model says 7
@@ -85,6 +86,16 @@ def test_a_knock_out_is_a_mask_on_every_layer():
     rows = range(position + 1, 11)
     rest = sum((masked[t, ids[t + 1]] - plain[t, ids[t + 1]]).item() for t in rows)
     assert effect.rest[0].item() == pytest.approx(rest, abs=1e-4)
+
+
+def test_the_position_itself_and_what_is_before_it_see_what_they_saw():
+    q, k, v = (torch.randn(1, 2, 6, 4, generator=torch.manual_seed(n)) for n in range(3))
+    layer, attention = torch.nn.Identity(), Attention(0.5)
+    layer.layer_idx = 0
+    plain = KnockOut(torch.tensor([6]), None, None, [0])(layer, q, k, v, attention)
+    found = KnockOut(torch.tensor([3]), None, None, [0])(layer, q, k, v, attention)
+    torch.testing.assert_close(found[:, :, :4], plain[:, :, :4])
+    assert (found[:, :, 4:] - plain[:, :, 4:]).abs().amin() > 0
 
 
 def test_what_cannot_be_knocked_out_is_refused(anchored):

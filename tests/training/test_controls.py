@@ -35,6 +35,7 @@ def test_a_response_that_was_cut_off_or_says_nothing():
     assert chosen("last_try", ["yes", "<answer>"]) == []
     assert chosen("last_try", []) == []
     assert decisions(words("3 3 3 3 =")) == [[0, 1, 2]]  # no more than a step has
+    assert decisions(words("3 = 5 7")) == [[0]]  # what is told decides nothing
 
 
 def test_an_unknown_control_is_refused():
