@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -58,7 +59,7 @@ class KnockOut:
         self.positions, self.heads, self.moved_to = positions, heads, moved_to
         self.place = {layer: place for place, layer in enumerate(layers)}
 
-    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
+    def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
         """The output of a layer, (B, H, T, Dv). UnsupportedAttention: it is more than full softmax attention."""
         if not attention.within(query.shape[2]).plain:
             raise UnsupportedAttention("knock-out is written for full softmax attention alone")
@@ -70,7 +71,7 @@ class KnockOut:
         at = self.positions[:, None, None, None]
         blocked = (t == at) & (t[:, None] > at)  # (B, 1, T, T)
         if self.heads is not None:
-            blocked = blocked & self.heads[self.place[int(module.layer_idx)]][None, :, None, None]
+            blocked = blocked & self.heads[self.place[module.layer_idx]][None, :, None, None]
         if self.moved_to is None:
             weights = scores.masked_fill(blocked, float("-inf")).softmax(-1)
         else:
