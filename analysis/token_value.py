@@ -29,7 +29,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.read_signals import Horizons, read
-from analysis.settings import StudySettings, TokenValuesSettings
+from analysis.settings import SignalsSettings, StudySettings, TokenValuesSettings
 from analysis.token_scores import FIFTHS, scores_of
 from analysis.token_signals import Reading, parts_of, signals_table
 from analysis.token_text import KINDS, answer_tokens, begins_part, kind_of, pieces_of
@@ -38,6 +38,7 @@ from attention_rhythm.files import append_jsonl, resume_jsonl, sha256_of, write_
 from attention_rhythm.generation.base import Generator, Prefix, SamplingConfig
 from attention_rhythm.generation.conventions import ResponseText, stop_token_ids
 from attention_rhythm.generation.engines import fastest_of_prefixes
+from attention_rhythm.generation.hf import HFGenerator
 from attention_rhythm.generation.resumable import Request, complete
 from attention_rhythm.memory import in_halves
 from attention_rhythm.models import context_length, load_model, model_sha256
@@ -51,7 +52,6 @@ from attention_rhythm.tasks.prompts import build_prompt_ids, prompts_that_fit
 from attention_rhythm.token_value import stratified_positions
 from evaluation.settings import Run
 
-RECEIVER_GAP = 4  # tokens nearer than this do not count for a receiver head
 COUNTS = tuple(f"{prefix}_{half}" for prefix in ("before", "after", "other") for half in "ab")
 COLUMNS = {  # of a response's table, in order, with their types; what they mean: docs/token-values.md
     "t": "int32", "token": "int32", "text": "str", "kind": "str", "begins_part": "bool", "place": "str",
@@ -84,6 +84,13 @@ class Response(NamedTuple):
     pass_rate: float  # of the problem, among its screened responses
 
 
+class Written(NamedTuple):
+    """What a response says."""
+
+    pieces: list[str]  # by its tokens
+    answer: slice | None  # the tokens of its own answer; None: it gives none
+
+
 def stage(run: Run, settings: TokenValuesSettings) -> None:
     """Token values of the profile's model; what is written: see above, NAME = token_values."""
     problems = load_problems(
@@ -104,13 +111,14 @@ def study(run: Run, name: str, subjects: Iterable[Subject], settings: StudySetti
     values, signals, about = [], [], {}
     for subject in subjects:
         responses = sample_responses(run, name, subject, settings)
-        own_signals = read_responses(subject, responses, settings, run.seed)
+        written = [written_of(subject, response) for response in responses]
+        own_signals = read_responses(subject, responses, written, settings, run.seed)
         tables = []
         with tqdm(total=len(responses), desc=f"token values, {subject.name}", unit="response") as bar:
-            for number, (response, read_signals) in enumerate(zip(responses, own_signals, strict=True)):
+            for number, (response, said, read_signals) in enumerate(zip(responses, written, own_signals, strict=True)):
                 mark = mark_of(subject, response, settings, run.seed)
                 if mark not in kept:
-                    measured = measure(subject, response, read_signals, settings, run.seed)
+                    measured = measure(subject, response, said, read_signals, settings, run.seed)
                     kept[mark] = as_columns(measured.assign(mark=mark, commit=commit))
                     append_jsonl(partial, {"mark": mark, "columns": kept[mark].to_dict("list")})
                 tables.append(kept[mark].assign(subject=subject.name, response=number))
@@ -125,7 +133,7 @@ def study(run: Run, name: str, subjects: Iterable[Subject], settings: StudySetti
             "problems": problems_sha256(subject.problems),
             "responses": len(responses),
             "right": sum(response.right for response in responses),
-            "with_an_answer": sum(not np.isnan(table["attention_flow"]).all() for table in own_signals),
+            "with_an_answer": sum(said.answer is not None for said in written),
             "tokens": sum(len(response.ids) for response in responses),
         }
     whole, read_of_all = in_order(pd.concat(values)), in_order(pd.concat(signals))
@@ -177,7 +185,14 @@ def sample_responses(run: Run, name: str, subject: Subject, settings: StudySetti
     key = sha256_of([subject.digest, problems_sha256(subject.problems), asdict(sampling)])[:16]
     requests = [Request(problem.id, prompts[problem.id]) for problem in subject.problems]
     path = run.path("runs", name, f"responses-{key}.jsonl")
-    records = complete(_hf(subject), requests, sampling, path, settings.batch_size, f"responses, {subject.name}")
+    records = complete(
+        HFGenerator(subject.model, subject.tokenizer),
+        requests,
+        sampling,
+        path,
+        settings.batch_size,
+        f"responses, {subject.name}",
+    )
     found = []
     low, high = settings.pass_rate
     for number, problem in enumerate(subject.problems):
@@ -191,30 +206,27 @@ def sample_responses(run: Run, name: str, subject: Subject, settings: StudySetti
     return found[: settings.responses]
 
 
-def _hf(subject: Subject) -> Generator:
-    from attention_rhythm.generation.hf import HFGenerator
-
-    return HFGenerator(subject.model, subject.tokenizer)
-
-
 # -------------------------------------------------------------------------------------------- signals
 
 
+def written_of(subject: Subject, response: Response) -> Written:
+    """The text of a response by its tokens, and where its answer is."""
+    pieces = pieces_of(ResponseText(subject.tokenizer, _stops(subject)), response.ids)
+    return Written(pieces, answer_tokens(pieces, grade(response.problem, "".join(pieces)).extracted))
+
+
 def read_responses(
-    subject: Subject, responses: Sequence[Response], settings: StudySettings, seed: int
+    subject: Subject, responses: Sequence[Response], written: Sequence[Written], settings: StudySettings, seed: int
 ) -> list[dict[str, np.ndarray]]:
     """The signals of each response, (n,) each."""
-    horizons: Horizons = {"fai": settings.horizon, "fai_receiver": (RECEIVER_GAP, None)}
+    horizons: Horizons = {"fai": settings.horizon, "fai_receiver": (SignalsSettings.receiver_gap, None)}
     rows = [{"prompt_ids": r.prompt, "response_ids": r.ids} for r in responses]
     arrays = [read(subject.model, [row], horizons)[0] for row in tqdm(rows, desc="attention", unit="response")]
     concentration = torch.stack([kurtosis(torch.from_numpy(a["fai_receiver"])) for a in arrays])  # (R, L, H)
     receivers = receiver_heads(concentration, settings.receiver_heads).numpy()
-    text = ResponseText(subject.tokenizer, _stops(subject))
     tables = []
-    for number, (response, own) in enumerate(
-        zip(tqdm(responses, desc="signals", unit="response"), arrays, strict=True)
-    ):
-        pieces = pieces_of(text, response.ids)
+    bar = tqdm(responses, desc="signals", unit="response")
+    for number, (response, said, own) in enumerate(zip(bar, written, arrays, strict=True)):
         tables.append(
             signals_table(
                 Reading(
@@ -225,8 +237,8 @@ def read_responses(
                     horizons=horizons,
                     training=SignalConfig(horizon=settings.horizon),
                     receivers=receivers,
-                    answer=answer_tokens(pieces, grade(response.problem, "".join(pieces)).extracted),
-                    parts=parts_of(begins_part(pieces)),
+                    answer=said.answer,
+                    parts=parts_of(begins_part(said.pieces)),
                     mask=_mask_token(subject.tokenizer),
                     seed=seed + number,
                 )
@@ -250,21 +262,20 @@ def _mask_token(tokenizer: PreTrainedTokenizerBase) -> int:
 def measure(
     subject: Subject,
     response: Response,
+    written: Written,
     signals: dict[str, np.ndarray],
     settings: StudySettings,
     seed: int,
 ) -> pd.DataFrame:
     """A row a token of one response; the counts of COUNTS are NaN at positions that were not chosen."""
     stops, ids, length = _stops(subject), response.ids, len(response.ids)
-    text = ResponseText(subject.tokenizer, stops)
-    pieces = pieces_of(text, ids)
+    text, pieces = ResponseText(subject.tokenizer, stops), written.pieces
     table = pd.DataFrame({"t": range(length), "token": ids})
     if subject.with_texts:
         table["text"] = [piece.strip() for piece in pieces]
     table["kind"] = [kind_of(piece, token, stops) for piece, token in zip(pieces, ids, strict=True)]
     table["begins_part"] = begins_part(pieces)
-    answer = answer_tokens(pieces, grade(response.problem, "".join(pieces)).extracted)
-    table["place"] = [_place(t, answer) for t in range(length)]
+    table["place"] = [_place(t, written.answer) for t in range(length)]
     for column, array in probabilities(subject.model, response).items():
         table[column] = array
     credited = signals["coupled_rhythm"] > 0
