@@ -6,7 +6,7 @@ import pandas as pd
 
 from figures import registry
 from figures.inputs import STUDIES
-from figures.table_token_values import flat, subject_called
+from figures.table_token_values import rows_of, subject_called
 from figures.tables import Table, estimate, number
 
 COLUMNS = {"kind": "class", "fifth": "fifth of the response", "place": "place", "begins_part": "part of the text"}
@@ -14,11 +14,7 @@ COLUMNS = {"kind": "class", "fifth": "fifth of the response", "place": "place", 
 
 def build(study: dict) -> pd.DataFrame:
     """One row a subject and kind of tokens: share of the tokens, of the squared value change, lifts."""
-    return pd.DataFrame(
-        {"subject": subject, **flat(row), "responses": scores["responses"]}
-        for subject, scores in study["scores"].items()
-        for row in scores["kinds"]
-    )
+    return rows_of(study, "kinds")
 
 
 def make(study: dict) -> Table:

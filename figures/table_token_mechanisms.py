@@ -6,17 +6,13 @@ import pandas as pd
 
 from figures import registry
 from figures.inputs import STUDIES
-from figures.table_token_values import flat, subject_called
+from figures.table_token_values import rows_of, subject_called
 from figures.tables import Table, estimate, number
 
 
 def build(study: dict) -> pd.DataFrame:
     """One row a subject and mechanism: lift within place and kind, verdict, and what would have been seen."""
-    return pd.DataFrame(
-        {"subject": subject, **flat(row), "responses": scores["responses"]}
-        for subject, scores in study["scores"].items()
-        for row in scores["mechanisms"]
-    )
+    return rows_of(study, "mechanisms")
 
 
 def make(study: dict) -> Table:

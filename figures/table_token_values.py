@@ -59,15 +59,19 @@ def flat(row: dict) -> dict:
     return found
 
 
+def rows_of(study: dict, part: str) -> pd.DataFrame:
+    """The rows of a part of a study's scores (signals, kinds, mechanisms), with their subject and its responses."""
+    return pd.DataFrame(
+        {"subject": subject, **flat(row), "responses": scores["responses"], "measured": scores["measured"]}
+        for subject, scores in study["scores"].items()
+        for row in scores[part]
+    )
+
+
 def build(study: dict) -> pd.DataFrame:
     """One row a subject and signal: the score of its choice of tokens (`attention_rhythm.token_value.Score`), and the
     differences of its lifts from those of entropy."""
-    rows = [
-        {"subject": subject, **flat(row), "responses": scores["responses"], "measured": scores["measured"]}
-        for subject, scores in study["scores"].items()
-        for row in scores["signals"]
-    ]
-    return pd.DataFrame(rows).sort_values("subject", key=lambda s: s.map(list(study["scores"]).index), kind="stable")
+    return rows_of(study, "signals")
 
 
 def shown(facts: pd.DataFrame) -> pd.DataFrame:
