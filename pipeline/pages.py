@@ -40,8 +40,8 @@ SECTION_4 = (  # profile, claim of its summary
     (QWEN, "Receiver-head peaks that are global FAI peaks, lift over chance (%)"),
     (QWEN, "FAI peaks at or right after a WAAD peak, lift over chance (%)"),
     (QWEN, "Difference in Jaccard, high FAI minus low FAI"),
-    (QWEN, "Difference in Jaccard, high FAI minus low FAI, same place"),
-    (CPU, "Difference in Jaccard, high FAI minus low FAI, same place"),
+    (QWEN, "Difference in Jaccard, high FAI minus low FAI, same place and kind"),
+    (CPU, "Difference in Jaccard, high FAI minus low FAI, same place and kind"),
 )
 SECTION_5 = (
     (CPU, "Countdown, coupled rhythm minus GRPO (points)"),
