@@ -8,7 +8,7 @@
 set -euo pipefail
 
 export TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1 PYTHONHASHSEED=0
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # attention_rhythm/__init__.py says why
+[[ -v OMP_WAIT_POLICY ]] || export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000} # attention_rhythm/__init__.py says why
 
 fail() { echo "error: $*" >&2; exit 1; }
 

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from attention_rhythm.credit import CreditConfig, credit_weights, shape_advantages
     from attention_rhythm.signals.reading import SignalConfig, Signals, attention_signals
 
-# Threads that wait by spinning keep the cores of a busy machine from the thread that they wait for: 2.5 times slower,
-# and no faster on an idle machine (benchmarks/threads.py). OpenMP reads this when PyTorch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How long PyTorch's threads spin before they sleep. By default, so long that they keep a busy machine's cores from the
+# thread that they wait for; at once is too early, since waking one takes longer than most of its work
+# (benchmarks/threads.py). OpenMP reads this when PyTorch is first imported; a policy that is set is left alone.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.2.0"
 __all__ = ["CreditConfig", "SignalConfig", "Signals", "attention_signals", "credit_weights", "shape_advantages"]

@@ -2,8 +2,12 @@
 
     python -m benchmarks.threads [--rounds N] [--output FILE]
 
+    default    some milliseconds, what GNU OpenMP does by itself
+    passive    not at all (OMP_WAIT_POLICY=PASSIVE)
+    short      10,000 turns, some tens of microseconds (GOMP_SPINCOUNT), what `attention_rhythm` sets
+
 GNU OpenMP's threads wait for each other by spinning. Where another process wants the core, a thread that spins keeps it
-from the one that is waited for. The same work is done under each policy, in processes that take turns, first on an idle
+from the one that is waited for; one that sleeps takes long to wake. The same work is done under each policy, in processes that take turns, first on an idle
 machine and then beside `--others` processes that never sleep. The work: 8 tokens of 16 sequences by the default model,
 where every token is hundreds of short parallel regions.
 """
@@ -88,10 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     rates = {"idle": measure(0, options.rounds), "busy": measure(options.others, options.rounds)}
     medians = {condition: {p: statistics.median(r) for p, r in own.items()} for condition, own in rates.items()}
-    idle, busy = (own["passive"] / own["default"] for own in medians.values())
     claims = [
-        make_claim("idle: passive / default, tokens per second", idle, ">=", 0.95),
-        make_claim("busy: passive / default, tokens per second", busy, ">=", 2.0),
+        make_claim(f"{condition}: short / {other}, tokens per second", own["short"] / own[other], ">=", bound)
+        for condition, own in medians.items()
+        for other, bound in (("default", 1.2), ("passive", 1.0))
     ]
     settings = {"rounds": options.rounds, "others": options.others, "tokens": TOKENS, "sequences": SEQUENCES}
     write(options.output, {"settings": settings, "tokens_per_second": rates, "medians": medians, "claims": claims})
