@@ -15,7 +15,10 @@ from figures.tables import defined, ends
 
 LABELS = {"top": "high FAI", "bottom": "low FAI", "matched": "low FAI, same\nplace and kind"}
 TITLES = {"top": "High FAI", "bottom": "Low FAI"}
-COMPARISONS = {"top_vs_bottom": "high FAI below\nlow FAI", "top_vs_matched": "high FAI below low FAI,\nsame place and kind"}
+COMPARISONS = {
+    "top_vs_bottom": "high FAI below\nlow FAI",
+    "top_vs_matched": "high FAI below low FAI,\nsame place and kind",
+}
 REPORTED = {"top": "jaccard_top_k_fai", "bottom": "jaccard_bottom_k_fai"}
 SIZE = 6.4  # points, worked example
 NEW = "#F6C9A8"  # behind words of the new continuation that the original does not have

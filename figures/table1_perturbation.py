@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from figures import paper, registry
 from analysis.token_text import KINDS
+from figures import paper, registry
 from figures.tables import Table, cited, count, defined, ends, estimate, number, settings
 
 NAN = float("nan")

@@ -44,7 +44,7 @@ def test_the_stage_writes_everything(finished):
     absent = {
         e.name
         for e in ENTRIES.values()
-        if e.experiment in ("training_extended", "ablations", "token_values", "power", "knockout")
+        if e.experiment in ("training_extended", "ablations", "token_values", "power", "correctness", "knockout")
     }
     for name in set(kinds["figure"]) - absent:
         with Image.open(finished / f"figures/{name}.png") as image:

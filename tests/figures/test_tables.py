@@ -14,6 +14,7 @@ from figures import (
     table10_layers,
     table20_overlap,
     table_controls,
+    table_correctness,
     table_credit_sensitivity,
     table_knockout,
     table_sensitivity,
@@ -243,3 +244,21 @@ def test_the_knock_out_has_a_row_a_way_and_class():
     assert (row["difference [95%]"], row["of the answer [95%]"], row["Missed more?"]) == (
         "0.0100 [0.0050, 0.0150]", "—", "yes"
     )  # fmt: skip
+
+
+def test_answers_that_are_lost_at_high_fai():
+    def group(stays, own):
+        return {"stays": stays, "ci": [stays - 0.1, stays + 0.1], "own": own, "other": own + stays, "problems": 9,
+                "positions": 18}  # fmt: skip
+
+    study = {
+        "settings": {"samples": 8}, "responses": 9, "of": 70,
+        "groups": {"top": group(-0.3, 0.9), "bottom": group(-0.1, 0.95)},
+        "comparisons": [{"name": "top_vs_bottom", "difference": -0.2, "difference_ci": [-0.35, -0.05], "p_value": 0.02,
+                         "visible": 0.21, "problems": 9}],
+    }  # fmt: skip
+    shown = table_correctness.make(study, {"spec": "x", "sha256": "0" * 64}, 0).shown.set_index("Positions")
+    assert shown.loc["high FAI", "Lost, points [95%]"] == "30.0 [20.0, 40.0]"
+    assert shown.loc["high FAI", "Right, another token (%)"] == "60.0"
+    row = shown.loc["high FAI minus low FAI"]
+    assert (row["Lost, points [95%]"], row["More are lost?"]) == ("20.0 [5.0, 35.0]", "yes")
