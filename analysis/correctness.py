@@ -1,9 +1,9 @@
 """Stage `correctness`: does a right answer become wrong more often where another token is forced at high FAI?
 
-The perturbation compares words (Eq. 11); this compares answers. In each greedy response that is right, positions of high
-FAI, of low FAI, and of low FAI but alike in place and kind (position_groups.py) are continued with their own token and
-with the most likely other one. `stays` is the share of right continuations with the other token less the share with the
-response's own: sampling anew loses answers by itself, and that is not the token's doing.
+The perturbation compares words (Eq. 11); this compares answers. In each greedy response that is right, positions of
+high FAI, of low FAI, and of low FAI but alike in place and kind (position_groups.py) are continued with their own token
+and with the most likely other one. `stays` is the share of right continuations with the other token less the share with
+the response's own: sampling anew loses answers by itself, and that is not the token's doing.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 At each chosen position of a greedy response the most likely tokens other than the original are forced, one at a time,
 and decoding goes on greedily. Eq. 11 compares the content words that follow with those of the original. Early positions
 change more text by themselves, punctuation is forced to other things than words are, and FAI is spread evenly over
-neither; so beside the paper's two groups there is a third: for each high-FAI position, the position of lowest FAI of its
-own kind (word, number, punctuation, space) in its own part of the response (`matched`; position_groups.py).
+neither; so beside the paper's two groups there is a third: for each high-FAI position, the position of lowest FAI of
+its own kind (word, number, punctuation, space) in its own part of the response (`matched`; position_groups.py).
 
 All continuations of several responses are decoded in one batch; those of one response share its keys and values.
 """
