@@ -59,7 +59,8 @@ def _mean(tokens: str, group: str, ours: dict | None, reported: float) -> dict:
     return {
         "tokens": tokens, "measure": "mean", "group": group, "against": "", "unit": "Jaccard",
         "value": defined(ours["jaccard"]), "low": low, "high": high, "null": NAN, "paper": reported,
-        "same_sign": paper.MISSING, "p_value": NAN, "visible": NAN, "n_problems": ours["problems"], "n_positions": ours["positions"],
+        "same_sign": paper.MISSING, "p_value": NAN, "visible": NAN, "n_problems": ours["problems"],
+        "n_positions": ours["positions"],
     }  # fmt: skip
 
 
@@ -100,11 +101,12 @@ def make(perturbation: dict, model: dict, seed: int) -> Table:
     note = (
         f"Model {cited(model)}; n = {perturbation['groups']['top']['problems']} problems, "
         f"seed {seed}; 95% bootstrap intervals over problems. Settings: {settings(perturbation['settings'])}. Low FAI, "
-        "same place and kind: low-FAI positions of the same kind (word, number, punctuation, space) from the same fifth "
-        "of the response, since an early change alters more text by itself and a comma is forced to other things than a "
-        "word. p: a sign test for Pr(...), a sign-flip test for differences. Would have been seen: the size of a "
-        "difference that four of five such studies find. Same sign: yes where the whole interval lies on the side of no effect (50%, or "
-        "0) that the paper claims, opposite where it lies on the other, not shown where it holds no effect."
+        "same place and kind: low-FAI positions of the same kind (word, number, punctuation, space) from the same "
+        "fifth of the response, since an early change alters more text by itself and a comma is forced to other things "
+        "than a word. p: a sign test for Pr(...), a sign-flip test for differences. Would have been seen: the size of "
+        "a difference that four of five such studies find. Same sign: yes where the whole interval lies on the side of "
+        "no effect (50%, or 0) that the paper claims, opposite where it lies on the other, not shown where it holds no "
+        "effect."
     )
     return Table(facts, shown(facts), "Table 1. Forced tokens at high and at low FAI, ours and the paper's.", note)
 

@@ -10,8 +10,9 @@ from figures.tables import Table, cited, count, defined, ends, estimate, number,
 
 
 def build(correctness: dict) -> pd.DataFrame:
-    """One row a group, then one a comparison. Points: percent of continuations that are right, with a token's own text and
-    with another token in its place; `lost` is the first less the second, with its 95% interval over problems."""
+    """One row a group, then one a comparison. `own`, `other`: percent of continuations that are right with the
+    response's own token and with another in its place; `lost`: the first less the second, in points, with its 95%
+    interval over problems."""
     rows = []
     for group, found in correctness["groups"].items():
         low, high = ends(found["ci"])
@@ -59,9 +60,9 @@ def make(correctness: dict, model: dict, seed: int) -> Table:
         for row in facts.to_dict("records")
     )
     note = (
-        f"Model {cited(model)}; {correctness['responses']} of {correctness['of']} greedy responses are right and studied, "
-        f"seed {seed}. At each position {correctness['settings']['samples']} continuations with the response's own token, "
-        "and as many with the most likely other one; 95% bootstrap intervals over problems, p by a sign-flip test. Would "
-        f"have been seen: what four of five such studies find. Settings: {settings(correctness['settings'])}."
+        f"Model {cited(model)}; {correctness['responses']} of {correctness['of']} greedy responses are right and "
+        f"studied, seed {seed}. At each position {correctness['settings']['samples']} continuations with the response's "
+        "own token, and as many with the most likely other one; 95% bootstrap intervals over problems, p by a sign-flip "
+        f"test. Would have been seen: what four of five such studies find. Settings: {settings(correctness['settings'])}."
     )
     return Table(facts, text, "Answers that are lost when another token is forced, at high and at low FAI.", note)
