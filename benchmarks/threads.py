@@ -7,9 +7,9 @@
     short      10,000 turns, some tens of microseconds (GOMP_SPINCOUNT), what `attention_rhythm` sets
 
 GNU OpenMP's threads wait for each other by spinning. Where another process wants the core, a thread that spins keeps it
-from the one that is waited for; one that sleeps takes long to wake. The same work is done under each policy, in processes that take turns, first on an idle
-machine and then beside `--others` processes that never sleep. The work: 8 tokens of 16 sequences by the default model,
-where every token is hundreds of short parallel regions.
+from the one that is waited for; one that sleeps takes long to wake. The same work is done under each policy, in
+processes that take turns, first on an idle machine and then beside `--others` processes that never sleep. The work:
+8 tokens of 16 sequences by the default model, where every token is hundreds of short parallel regions.
 """
 
 from __future__ import annotations

@@ -61,8 +61,9 @@ def make(correctness: dict, model: dict, seed: int) -> Table:
     )
     note = (
         f"Model {cited(model)}; {correctness['responses']} of {correctness['of']} greedy responses are right and "
-        f"studied, seed {seed}. At each position {correctness['settings']['samples']} continuations with the response's "
-        "own token, and as many with the most likely other one; 95% bootstrap intervals over problems, p by a sign-flip "
-        f"test. Would have been seen: what four of five such studies find. Settings: {settings(correctness['settings'])}."
+        f"studied, seed {seed}. At each position {correctness['settings']['samples']} continuations with the "
+        "response's own token, and as many with the most likely other one; 95% bootstrap intervals over problems, p by "
+        "a sign-flip test. Would have been seen: what four of five such studies find. "
+        f"Settings: {settings(correctness['settings'])}."
     )
     return Table(facts, text, "Answers that are lost when another token is forced, at high and at low FAI.", note)
