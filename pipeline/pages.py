@@ -40,7 +40,7 @@ SECTION_4 = (  # profile, claim of its summary
     (QWEN, "Receiver-head peaks that are global FAI peaks, lift over chance (%)"),
     (QWEN, "FAI peaks at or right after a WAAD peak, lift over chance (%)"),
     (QWEN, "Difference in Jaccard, high FAI minus low FAI"),
-    (QWEN, "Difference in Jaccard, high FAI minus low FAI, same place and kind"),
+    (QWEN, "Difference in Jaccard, high FAI minus low FAI, same place"),
     (CPU, "Difference in Jaccard, high FAI minus low FAI, same place and kind"),
 )
 SECTION_5 = (
