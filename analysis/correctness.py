@@ -28,6 +28,8 @@ from attention_rhythm.models import load_model, model_sha256
 from attention_rhythm.tasks.problems import load_problems
 from evaluation.settings import ResponsesSettings, Run
 
+COLUMNS = ["problem", "group", "position", "relative_position", "kind", "fai", "own", "other", "stays"]
+
 
 def stage(run: Run, settings: CorrectnessSettings, asked: ResponsesSettings) -> None:
     """Write correctness.csv, a row a position, and correctness.json, the comparisons of the groups.
@@ -53,7 +55,7 @@ def stage(run: Run, settings: CorrectnessSettings, asked: ResponsesSettings) -> 
     found = [own for row in right for own in done[row["problem_id"]]]
     if not found:
         raise ReproError("no right response is long enough for positions of high and low FAI")
-    table = pd.DataFrame(found)
+    table = pd.DataFrame(found, columns=COLUMNS)
     write_table(run.path("correctness.csv"), table)
     about = {"settings": asdict(settings), "responses": len(right), "of": sum(row["kind"] == "greedy" for row in rows)}
     write_json(run.path("correctness.json"), about | summarise(table, run.seed))
@@ -73,7 +75,7 @@ def one_response(
     positions = np.array(sorted(p for own in groups.values() for p in own), dtype=np.int64)
     if not len(positions):
         return []
-    others = logits.float()  # (n, V)
+    others = logits.float().clone()  # (n, V)
     others[range(len(ids)), ids] = float("-inf")
     others[:, sorted(stops)] = float("-inf")
     counts = right_continuations(subject, response, positions, others.argmax(-1).cpu().numpy(), text, settings, seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.token_text import KINDS
 from figures import paper, registry
 from figures.tables import Table, cited, count, defined, ends, estimate, number, settings
 
@@ -22,8 +21,8 @@ def build(perturbation: dict, seed: int) -> pd.DataFrame:
     no kinds.
     """
     rows = _rows(ALL, perturbation)
-    for kind in KINDS:
-        rows += _rows(kind, perturbation["by_kind"][kind]) if kind in perturbation["by_kind"] else []
+    for kind, found in perturbation["by_kind"].items():
+        rows += _rows(kind, found)
     return pd.DataFrame(rows).assign(seed=seed)
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import perturbation
-from analysis.perturbation import PARTS, candidates, choose_positions, content_words, jaccard, perturb, summarise
+from analysis.perturbation import candidates, content_words, jaccard, perturb, summarise
+from analysis.position_groups import PARTS, choose_positions
 from analysis.settings import PerturbationSettings
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_json, read_jsonl, write_jsonl
@@ -58,7 +59,10 @@ def test_texts_without_content_cannot_be_compared():
 def positions(fai, count, eligible=None, kinds=None):
     fai = np.array(fai, float)
     return choose_positions(
-        fai, kinds or ["word"] * len(fai), count, np.ones(len(fai), bool) if eligible is None else np.array(eligible)
+        fai,
+        kinds or ["word"] * len(fai),
+        count,
+        np.ones(len(fai), bool) if eligible is None else np.array(eligible, bool),
     )
 
 
