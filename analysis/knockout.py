@@ -38,6 +38,7 @@ WAYS = ("all heads", "global heads", "moved")
 FIFTHS = 5
 HIGH, LOW = 0.9, 0.5  # quantiles of FAI within a response, at or above and at or below which it is high or low
 MEASURES = ("kl", "rest", "answer")
+COLUMNS = ["response", "pair", "class", "role", "way", "position", "fai", "mass", *MEASURES]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def stage(run: Run, settings: KnockoutSettings) -> None:
     rows = [own for row in sampled for own in done[row["problem_id"]]]
     if not rows:
         raise ReproError("no response has a pair of positions that are alike but for their FAI")
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=COLUMNS)
     write_table(run.path("knockout.csv"), table)
     write_json(run.path("knockout.json"), {"settings": asdict(settings), "pairs": summarise(table, run.seed)})
 

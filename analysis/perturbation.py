@@ -2,8 +2,9 @@
 
 At each chosen position of a greedy response the most likely tokens other than the original are forced, one at a time,
 and decoding goes on greedily. Eq. 11 compares the content words that follow with those of the original. Early positions
-change more text by themselves, and FAI is not spread evenly over a response; so beside the paper's two groups there is
-a third: for each high-FAI position, the position of lowest FAI in its own part of the response (`matched`).
+change more text by themselves, punctuation is forced to other things than words are, and FAI is spread evenly over
+neither; so beside the paper's two groups there is a third: for each high-FAI position, the position of lowest FAI of
+its own kind (word, number, punctuation, space) in its own part of the response (`matched`; position_groups.py).
 
 All continuations of several responses are decoded in one batch; those of one response share its keys and values.
 """
@@ -22,7 +23,9 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from analysis.position_groups import choose_positions, compared
 from analysis.settings import PerturbationSettings
+from analysis.token_text import KINDS, kind_of, pieces_of
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import append_jsonl, read_jsonl, resume_jsonl, write_json, write_jsonl
 from attention_rhythm.generation.conventions import ResponseText, stop_token_ids
@@ -30,11 +33,8 @@ from attention_rhythm.generation.hf import continue_rows
 from attention_rhythm.memory import in_halves
 from attention_rhythm.models import load_model
 from attention_rhythm.signals.reading import SignalConfig, attention_signals
-from attention_rhythm.statistics import bootstrap_interval, sign_flip_test
 from evaluation.settings import Run
 
-GROUPS = ("top", "bottom", "matched")
-PARTS = 5  # a response is cut into this many parts of equal length; matched positions come from the same part
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\d+(?:[.,]\d+)*")
 
 
@@ -55,25 +55,6 @@ def jaccard(a: str, b: str) -> float:
     """Eq. 11: |S(a) & S(b)| / |S(a) | S(b)|; NaN where neither text has a content word."""
     first, second = content_words(a), content_words(b)
     return len(first & second) / len(first | second) if first | second else float("nan")
-
-
-def choose_positions(fai: np.ndarray, count: int, eligible: np.ndarray) -> dict[str, list[int]]:
-    """Positions of each group, from FAI (n,) and a mask (n,) of those that may be chosen.
-
-    top, bottom: the `count` highest and lowest defined values, ties to the earlier. matched: for each top position, the
-    lowest in the same part (of PARTS) of the response that is in no group yet; none if that part has no other position.
-    """
-    where = np.flatnonzero(eligible & ~np.isnan(fai))
-    ranked = where[np.argsort(fai[where], kind="stable")]
-    count = min(count, len(ranked) // 2)
-    top = sorted(where[np.argsort(-fai[where], kind="stable")][:count].tolist())
-    bottom = sorted(ranked[:count].tolist())
-    part = np.arange(len(fai)) * PARTS // max(len(fai), 1)
-    matched: list[int] = []
-    for position in top:
-        free = [p for p in ranked.tolist() if part[p] == part[position] and p not in {*top, *matched}]
-        matched += free[:1]
-    return {"top": top, "bottom": bottom, "matched": sorted(matched)}
 
 
 @torch.inference_mode()
@@ -135,7 +116,8 @@ def perturb(
         fai, logits = read_response(model, prompt, ids, horizon)
         eligible = np.array([token not in stops for token in ids])
         eligible[-1:] = False  # nothing follows the last token
-        for name, positions in choose_positions(fai, settings.positions, eligible).items():
+        kinds = [kind_of(piece, token, stops) for piece, token in zip(pieces_of(text, ids), ids, strict=True)]
+        for name, positions in choose_positions(fai, kinds, settings.positions, eligible).items():
             if name not in settings.groups:
                 continue
             for p in positions:
@@ -150,7 +132,7 @@ def perturb(
                             "relative_position": p / len(ids),
                             "fai": float(fai[p]),
                             "token": word,
-                            "is_word": bool(re.search(r"\w", word)),
+                            "kind": kinds[p],
                             "candidate": tokenizer.decode([token]),
                             "rank": rank + 1,
                             "probability": probability,
@@ -173,63 +155,12 @@ def perturb(
 
 
 def summarise(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """Mean Jaccard of each group, and top against each other group, over problems, with 95% bootstrap intervals.
-
-    A problem's value is the mean over its positions of the mean over a position's candidates. `pr_less`: percent of
-    problems where it is lower at the top positions (ties count as not lower); `difference`: top - other;
-    `p_value`: two-sided sign-flip test over problems.
-    """
+    """Mean Jaccard of each group, and of high FAI against each other group (`compared`); `by_kind`: the same of the
+    positions of one kind of token. A position's value is the mean over its candidates."""
     frame = pd.DataFrame(rows)
     frame["jaccard"] = frame["jaccard"].astype(float)
-    by_class = {
-        name: _groups(frame[frame["is_word"] == is_word], seed)
-        for name, is_word in (("word", True), ("punctuation", False))
+    kinds = {kind: frame[frame["kind"] == kind] for kind in KINDS if (frame["kind"] == kind).any()}
+    return {
+        **compared(frame, "jaccard", seed),
+        "by_kind": {kind: compared(own, "jaccard", seed) for kind, own in kinds.items()},
     }
-    per_problem = _per_problem(frame)
-    comparisons = []
-    for other in ("bottom", "matched"):
-        if not {"top", other} <= set(per_problem.columns):
-            continue
-        pair = per_problem[["top", other]].dropna()
-        if pair.empty:
-            continue
-        less = bootstrap_interval(100.0 * (pair["top"] < pair[other]), seed=seed)
-        difference = pair["top"] - pair[other]
-        interval = bootstrap_interval(difference, seed=seed)
-        comparisons.append(
-            {
-                "name": f"top_vs_{other}",
-                "pr_less": less.estimate,
-                "ci": [less.low, less.high],
-                "difference": interval.estimate,
-                "difference_ci": [interval.low, interval.high],
-                "p_value": sign_flip_test(difference, seed=seed),
-                "problems": len(pair),
-            }
-        )
-    return {"groups": _groups(frame, seed), "comparisons": comparisons, "by_token_class": by_class}
-
-
-def _per_problem(frame: pd.DataFrame) -> pd.DataFrame:
-    """Problems x groups: mean Jaccard over positions of the mean over candidates."""
-    positions = frame.groupby(["problem", "group", "position"])["jaccard"].mean()
-    return positions.groupby(["problem", "group"]).mean().unstack()
-
-
-def _groups(frame: pd.DataFrame, seed: int) -> dict[str, dict[str, Any]]:
-    result = {}
-    per_problem = _per_problem(frame) if len(frame) else pd.DataFrame()
-    for name in GROUPS:
-        values = per_problem[name].dropna() if name in per_problem else pd.Series(dtype=float)
-        if values.empty:
-            continue
-        interval = bootstrap_interval(values, seed=seed)
-        own = frame[frame["group"] == name]
-        result[name] = {
-            "jaccard": interval.estimate,
-            "ci": [interval.low, interval.high],
-            "problems": len(values),
-            "positions": len(own[["problem", "position"]].drop_duplicates()),
-            "relative_position": float(own["relative_position"].mean()),
-        }
-    return result

@@ -38,6 +38,17 @@ class PerturbationSettings:
 
 
 @dataclass(frozen=True)
+class CorrectnessSettings:
+    """Table [correctness]: right answers, and another token at positions of high and of low FAI."""
+
+    positions: int = 2  # per group and response, as in [perturbation]
+    samples: int = 8  # continuations of a text: with its own token, and with the other in its place
+    max_new_tokens: int = 256  # of a response, whether sampled or continued
+    horizon: tuple[int, int] = (10, 100)  # FAI window in tokens ahead (H_lo, H_hi)
+    batch_size: int = field(default=256, metadata={"decides": False})  # continuations at once: memory and speed
+
+
+@dataclass(frozen=True)
 class KnockoutSettings:
     """Table [knockout]: positions that later tokens may not attend to."""
 

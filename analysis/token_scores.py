@@ -18,7 +18,7 @@ from analysis.settings import StudySettings
 from analysis.token_signals import CREDITS, SIGNALS
 from attention_rhythm.credit import CreditConfig
 from attention_rhythm.signals.peaks import find_peaks
-from attention_rhythm.statistics import Interval
+from attention_rhythm.statistics import Interval, visible_effect
 from attention_rhythm.token_value import (
     Array,
     Score,
@@ -30,7 +30,6 @@ from attention_rhythm.token_value import (
     squared_change,
     top,
     verdict,
-    visible_effect,
 )
 
 FIFTHS = 5

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.read_signals import Horizons, read
-from analysis.settings import SignalsSettings, StudySettings, TokenValuesSettings
+from analysis.settings import CorrectnessSettings, SignalsSettings, StudySettings, TokenValuesSettings
 from analysis.token_scores import FIFTHS, scores_of
 from analysis.token_signals import Reading, parts_of, signals_table
 from analysis.token_text import KINDS, answer_tokens, begins_part, kind_of, pieces_of
@@ -324,7 +324,7 @@ def right_continuations(
     positions: np.ndarray,
     other: np.ndarray,
     text: ResponseText,
-    settings: StudySettings,
+    settings: StudySettings | CorrectnessSettings,
     seed: int,
 ) -> dict[str, np.ndarray]:
     """For each column of COUNTS, how many of a half's continuations are right, (positions,)."""

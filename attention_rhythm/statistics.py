@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+POWER = 2.8  # standard errors between no effect and one that is seen in four of five studies, at two-sided 5%
 CHUNK = 4_000_000  # indices drawn at a time: 32 MB
 EXACT_SIGN_FLIPS = 14  # up to so many non-zero differences, all 2^n sign patterns are enumerated
 
@@ -195,6 +196,11 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDEN
         raise ValueError(f"{successes} successes in {trials} trials")
     interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return Interval(successes / trials, float(interval.low), float(interval.high), confidence)
+
+
+def visible_effect(interval: Interval) -> float:
+    """The distance from no effect that a study with this 95% interval sees in four of five cases, in its own units."""
+    return POWER * (interval.high - interval.low) / (2 * 1.96)
 
 
 def t_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> TInterval:

@@ -28,7 +28,6 @@ Whole = NDArray[np.int64]
 
 AMPLIFICATION = 1.5  # gamma_amp of the paper
 RESAMPLES = 2_000
-POWER = 2.8  # standard errors between no effect and one that is seen in four of five studies, at two-sided 5%
 
 
 @dataclass(frozen=True)
@@ -232,11 +231,6 @@ def best_amplification(strength: Array, noise: Array) -> float:
 def verdict(interval: Interval) -> str:
     """Do the chosen tokens hold more than chance: yes | no, less | not shown."""
     return "yes" if interval.low > 1 else "no, less" if interval.high < 1 else "not shown"
-
-
-def visible_effect(interval: Interval) -> float:
-    """The distance from chance that a study with this 95% interval sees in four of five cases, in units of lift."""
-    return POWER * (interval.high - interval.low) / (2 * 1.96)
 
 
 # --------------------------------------------------------------------------------------------- private

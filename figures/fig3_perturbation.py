@@ -13,9 +13,12 @@ from figures import paper, registry, textflow
 from figures.style import GREY, GROUPS, PAGE, PAPER, RED, SKY, printable, theme
 from figures.tables import defined, ends
 
-LABELS = {"top": "high FAI", "bottom": "low FAI", "matched": "low FAI,\nsame place"}
+LABELS = {"top": "high FAI", "bottom": "low FAI", "matched": "low FAI, same\nplace and kind"}
 TITLES = {"top": "High FAI", "bottom": "Low FAI"}
-COMPARISONS = {"top_vs_bottom": "high FAI below\nlow FAI", "top_vs_matched": "high FAI below\nlow FAI, same place"}
+COMPARISONS = {
+    "top_vs_bottom": "high FAI below\nlow FAI",
+    "top_vs_matched": "high FAI below low FAI,\nsame place and kind",
+}
 REPORTED = {"top": "jaccard_top_k_fai", "bottom": "jaccard_bottom_k_fai"}
 SIZE = 6.4  # points, worked example
 NEW = "#F6C9A8"  # behind words of the new continuation that the original does not have
@@ -40,7 +43,8 @@ def example(perturbations: pd.DataFrame, summary: dict, group: str, problem: str
         return None
     if problem is not None and (rows["problem"] == problem).any():
         rows = rows[rows["problem"] == problem]
-    rows = rows[rows["is_word"]] if rows["is_word"].any() else rows
+    words = rows["kind"].isin(["word", "number"])
+    rows = rows[words] if words.any() else rows
     return rows.loc[(rows["jaccard"] - mean).abs().idxmin()]
 
 

@@ -14,7 +14,7 @@ from attention_rhythm.files import read_json, read_jsonl
 
 EXPERIMENTS = ("training", "training_extended", "ablations")  # what optional stages have left
 STUDIES = ("policy_values", "token_values")  # of token values
-OPTIONAL = (*EXPERIMENTS, "power", "knockout", *STUDIES)
+OPTIONAL = (*EXPERIMENTS, "power", "correctness", "knockout", *STUDIES)
 MAKERS = {  # result file: the stage that writes it
     "model.json": "model",
     "responses.jsonl": "responses",
@@ -31,6 +31,7 @@ MAKERS = {  # result file: the stage that writes it
     "evaluation.json": "evaluation",
     **{f"{stage}{ending}": stage for stage in EXPERIMENTS for ending in (".json", "_curves.parquet")},
     "power.json": "power",
+    "correctness.json": "correctness",
     "knockout.json": "knockout",
     **{f"{stage}{ending}": stage for stage in STUDIES for ending in (".json", ".parquet", "_signals.parquet")},
 }

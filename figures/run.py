@@ -28,6 +28,7 @@ from figures import (  # each registers what it makes
     table10_layers,  # noqa: F401
     table20_overlap,  # noqa: F401
     table_controls,  # noqa: F401
+    table_correctness,  # noqa: F401
     table_credit_sensitivity,  # noqa: F401
     table_knockout,  # noqa: F401
     table_power,  # noqa: F401

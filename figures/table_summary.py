@@ -97,7 +97,7 @@ def _couplings(couplings: dict, seed: int) -> Iterator[dict]:
 
 def _perturbation(perturbation: dict, seed: int) -> Iterator[dict]:
     facts = table1_perturbation.build(perturbation, seed)
-    claims = facts[facts["measure"] != "mean"]
+    claims = facts[(facts["measure"] != "mean") & (facts["tokens"] == table1_perturbation.ALL)]
     sides = claims[claims["against"] == "bottom"].set_index("measure")["paper"]
     for row in claims.to_dict("records"):
         share = row["measure"] == "pr_less"

@@ -41,7 +41,7 @@ SECTION_4 = (  # profile, claim of its summary
     (QWEN, "FAI peaks at or right after a WAAD peak, lift over chance (%)"),
     (QWEN, "Difference in Jaccard, high FAI minus low FAI"),
     (QWEN, "Difference in Jaccard, high FAI minus low FAI, same place"),
-    (CPU, "Difference in Jaccard, high FAI minus low FAI, same place"),
+    (CPU, "Difference in Jaccard, high FAI minus low FAI, same place and kind"),
 )
 SECTION_5 = (
     (CPU, "Countdown, coupled rhythm minus GRPO (points)"),

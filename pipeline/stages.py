@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from analysis.settings import (
+    CorrectnessSettings,
     CouplingsSettings,
     KnockoutSettings,
     PerturbationSettings,
@@ -111,6 +112,17 @@ STAGES = (
         writes=("perturbation.jsonl", "perturbation.json"),
         settings={"perturbation": PerturbationSettings},
         minutes={"smoke": 0.3, "cpu": 7, "gpu": 10, "paper": 40},
+    ),
+    Stage(
+        "correctness",
+        "right answers that stay right, with another token at high- and low-FAI positions",
+        "analysis.correctness:stage",
+        reads=("responses.jsonl",),
+        writes=("correctness.csv", "correctness.json"),
+        settings={"correctness": CorrectnessSettings, "responses": ResponsesSettings},
+        minutes={},
+        optional=True,
+        only_if_asked=True,
     ),
     Stage(
         "knockout",
@@ -228,6 +240,7 @@ STAGES = (
             "training_extended_curves.parquet",
             "ablations.json",
             "power.json",
+            "correctness.json",
             "knockout.json",
             *written_by_study("token_values"),
             *written_by_study("policy_values"),

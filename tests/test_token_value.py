@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attention_rhythm.credit import CreditConfig, top_q
-from attention_rhythm.statistics import Interval
+from attention_rhythm.statistics import Interval, visible_effect
 from attention_rhythm.token_value import (
     Tokens,
     best_amplification,
@@ -23,7 +23,6 @@ from attention_rhythm.token_value import (
     stratified_positions,
     top,
     verdict,
-    visible_effect,
 )
 
 NAN = float("nan")

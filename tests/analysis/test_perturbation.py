@@ -1,14 +1,18 @@
 """Forced tokens: which positions, which candidates, what follows, and the summary, by hand and on a tiny model."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis import perturbation
-from analysis.perturbation import candidates, choose_positions, content_words, jaccard, perturb, summarise
+from analysis.perturbation import candidates, content_words, jaccard, perturb, summarise
+from analysis.position_groups import PARTS, choose_positions
 from analysis.settings import PerturbationSettings
 from attention_rhythm.errors import ReproError
 from attention_rhythm.files import read_json, read_jsonl, write_jsonl
@@ -52,41 +56,74 @@ def test_texts_without_content_cannot_be_compared():
 # ---------------------------------------------------------------------------------- positions
 
 
+def positions(fai, count, eligible=None, kinds=None):
+    fai = np.array(fai, float)
+    return choose_positions(
+        fai,
+        kinds or ["word"] * len(fai),
+        count,
+        np.ones(len(fai), bool) if eligible is None else np.array(eligible, bool),
+    )
+
+
 def test_the_highest_the_lowest_and_a_low_one_of_the_same_part():
-    #            part 0      part 1      part 2      part 3      part 4
-    fai = np.array([5.0, 1.0, 9.0, 2.0, 3.0, 3.5, 8.0, 2.5, 0.5, 0.4])
-    chosen = choose_positions(fai, 2, np.ones(10, bool))
-    assert chosen == {"top": [2, 6], "bottom": [8, 9], "matched": [3, 7]}
+    #      part 0    part 1    part 2    part 3    part 4
+    fai = [5.0, 1.0, 9.0, 2.0, 3.0, 3.5, 8.0, 2.5, 0.5, 0.4]
+    assert positions(fai, 2) == {"top": [2, 6], "bottom": [8, 9], "matched": [3, 7]}
+
+
+def test_a_match_is_of_the_same_kind():
+    #      part 0                part 1                part 2
+    fai = [9.0, 1.0, 2.0, 3.0, *[4.0] * 4, *[0.5] * 12]
+    kinds = ["punctuation", "word", "word", "punctuation", *["word"] * 16]
+    assert positions(fai, 1, kinds=kinds) == {"top": [0], "bottom": [8], "matched": [3]}
+    kinds[3] = "number"
+    assert positions(fai, 1, kinds=kinds)["matched"] == []
 
 
 def test_undefined_and_excluded_positions_are_never_chosen():
-    fai = np.array([9.0, NAN, 3.0, 2.0, 1.0, NAN])
-    chosen = choose_positions(fai, 1, np.array([False, True, True, True, True, True]))
+    chosen = positions([9.0, NAN, 3.0, 2.0, 1.0, NAN], 1, [False, True, True, True, True, True])
     assert chosen["top"] == [2] and chosen["bottom"] == [4]
 
 
-def test_no_position_is_in_both_groups():
-    chosen = choose_positions(np.array([1.0, 2.0, 3.0]), 5, np.ones(3, bool))
-    assert chosen["top"] == [2] and chosen["bottom"] == [0]
+def test_no_position_is_in_two_groups():
+    assert positions([1.0, 2.0, 3.0], 5) == {"top": [2], "bottom": [0], "matched": []}
+    # the lowest of the high one's part is the lowest of all: the match is the next
+    fai = [9.0, 0.1, 0.5, 0.7, *[1.0] * 16]
+    assert positions(fai, 1) == {"top": [0], "bottom": [1], "matched": [2]}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["word", "number", "space"]), st.booleans()), max_size=30),
+    st.integers(0, 6),
+)
+def test_groups_are_apart_and_matches_alike(tokens, count):
+    fai, kinds, eligible = zip(*tokens, strict=True) if tokens else ((), (), ())
+    chosen = positions(fai, count, eligible, kinds)
+    everything = [p for group in chosen.values() for p in group]
+    assert len(set(everything)) == len(everything) and all(eligible[p] for p in everything)
+    assert len(chosen["top"]) == len(chosen["bottom"]) <= count and len(chosen["matched"]) <= len(chosen["top"])
+    alike = Counter((p * PARTS // len(fai), kinds[p]) for p in chosen["matched"])
+    assert alike <= Counter((p * PARTS // len(fai), kinds[p]) for p in chosen["top"])
 
 
 def test_a_part_without_another_position_has_no_match():
-    assert choose_positions(np.array([9.0, 1, 1, 1, 2]), 1, np.ones(5, bool))["matched"] == []
+    assert positions([9.0, 1, 1, 1, 2], 1)["matched"] == []
 
 
 def test_two_high_positions_of_a_part_have_two_matches():
-    #                part 0           part 1 .. 4: one low value each, and the lowest of all
-    fai = np.array([9.0, 8.0, 3.0, 2.0, *[1.0] * 16])
-    assert choose_positions(fai, 2, np.ones(20, bool))["matched"] == [2, 3]
+    #    part 0                part 1 .. 4: one low value each, and the lowest of all
+    fai = [9.0, 8.0, 3.0, 2.0, *[1.0] * 16]
+    assert positions(fai, 2)["matched"] == [2, 3]
 
 
 def test_ties_go_to_the_earlier():
-    chosen = choose_positions(np.ones(10), 2, np.ones(10, bool))
-    assert chosen["top"] == [0, 1] and chosen["bottom"] == [0, 1]
+    chosen = positions(np.ones(10), 2)
+    assert chosen["top"] == [0, 1] and chosen["bottom"] == [2, 3]
 
 
 def test_a_response_without_future_has_no_positions():
-    assert choose_positions(np.full(4, NAN), 2, np.ones(4, bool)) == {"top": [], "bottom": [], "matched": []}
+    assert positions(np.full(4, NAN), 2) == {"top": [], "bottom": [], "matched": []}
 
 
 # --------------------------------------------------------------------------------- candidates
@@ -198,19 +235,19 @@ def test_a_response_too_short_to_perturb_gives_no_rows(model):
 # ------------------------------------------------------------------------------------ summary
 
 
-def row(problem, group, position, value, is_word=True):
+def row(problem, group, position, value, kind="word"):
     return {
         "problem": problem,
         "group": group,
         "position": position,
         "relative_position": position / 10,
         "jaccard": value,
-        "is_word": is_word,
+        "kind": kind,
     }
 
 
 ROWS = [
-    row("a", "top", 1, 0.2), row("a", "top", 1, 0.4), row("a", "top", 5, 0.9, False),  # mean of 0.3 and 0.9
+    row("a", "top", 1, 0.2), row("a", "top", 1, 0.4), row("a", "top", 5, 0.9, "punctuation"),  # mean of 0.3 and 0.9
     row("a", "bottom", 2, 0.8), row("b", "top", 3, 0.5), row("b", "bottom", 4, 0.5),
 ]  # fmt: skip
 
@@ -230,11 +267,26 @@ def test_top_below_bottom_by_problem_and_a_tie_is_not_below():
     assert comparison["difference"] == pytest.approx(-0.1)
 
 
-def test_words_and_punctuation_apart():
-    by_class = summarise(ROWS, seed=0)["by_token_class"]
-    assert by_class["word"]["top"]["jaccard"] == pytest.approx((0.3 + 0.5) / 2)
-    assert by_class["punctuation"]["top"]["jaccard"] == pytest.approx(0.9)
-    assert "bottom" not in by_class["punctuation"]
+def test_each_row_has_the_p_value_of_its_own_test():
+    """Lower in three problems, higher in one, a tie: the sign test has 4 coins, the sign flips 4 sizes."""
+    values = {"a": (0.1, 0.5), "b": (0.1, 0.5), "c": (0.1, 0.5), "d": (0.7, 0.1), "e": (0.3, 0.3)}
+    rows = [row(p, g, 1, v) for p, pair in values.items() for g, v in zip(("top", "bottom"), pair, strict=True)]
+    (comparison,) = summarise(rows, seed=0)["comparisons"]
+    assert comparison["pr_less"] == pytest.approx(60)
+    assert comparison["pr_p_value"] == pytest.approx(2 * 5 / 16)  # of 16 outcomes 5 have three heads or more
+    # sums of +-0.4, +-0.4, +-0.4, +-0.6 at least as far from 0 as -0.6: all but the six that are 0.2 from it
+    assert comparison["p_value"] == pytest.approx(10 / 16)
+    low, high = comparison["difference_ci"]
+    assert comparison["visible"] == pytest.approx(2.8 * (high - low) / 3.92)
+
+
+def test_kinds_apart():
+    by_kind = summarise(ROWS, seed=0)["by_kind"]
+    assert list(by_kind) == ["word", "punctuation"]
+    assert by_kind["word"]["groups"]["top"]["jaccard"] == pytest.approx((0.3 + 0.5) / 2)
+    assert by_kind["word"]["comparisons"][0]["difference"] == pytest.approx((0.3 - 0.8 + 0) / 2)
+    assert by_kind["punctuation"]["groups"]["top"]["jaccard"] == pytest.approx(0.9)
+    assert "bottom" not in by_kind["punctuation"]["groups"] and by_kind["punctuation"]["comparisons"] == []
 
 
 def test_rows_without_content_words_do_not_count():

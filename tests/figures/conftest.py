@@ -144,7 +144,7 @@ def perturbation_rows(generator: np.random.Generator) -> list[dict]:
                             "relative_position": 0.1 + 0.2 * position,
                             "fai": 0.02 if group == "top" else 0.001,
                             "token": " half" if position else ",",
-                            "is_word": bool(position),
+                            "kind": "word" if position else "punctuation",
                             "candidate": " twice" if rank else " a\nthird",
                             "rank": rank + 1,
                             "probability": 0.2,
@@ -169,12 +169,17 @@ def perturbation_summary() -> dict:
         "groups": group_summary(),
         "comparisons": [
             {"name": "top_vs_bottom", "pr_less": 83.3, "ci": [60.0, 100.0], "difference": -0.2,
-             "difference_ci": [-0.3, -0.1], "p_value": 0.03, "problems": 6},
+             "pr_p_value": 0.22, "difference_ci": [-0.3, -0.1], "p_value": 0.03, "visible": 0.14, "problems": 6},
             {"name": "top_vs_matched", "pr_less": 66.7, "ci": [33.3, 100.0], "difference": -0.1,
-             "difference_ci": [-0.25, 0.05], "p_value": 0.2, "problems": 6},
+             "pr_p_value": 0.69, "difference_ci": [-0.25, 0.05], "p_value": 0.2, "visible": 0.21, "problems": 6},
         ],
-        "by_token_class": {"word": group_summary(), "punctuation": {**group_summary(), "top": {
-            "jaccard": None, "ci": [None, None], "problems": 0, "positions": 0}}},
+        "by_kind": {
+            "word": {"groups": group_summary(), "comparisons": [
+                {"name": "top_vs_matched", "pr_less": 50.0, "ci": [16.7, 83.3], "difference": 0.1, "pr_p_value": 1.0,
+                 "difference_ci": [0.05, 0.2], "p_value": 0.06, "visible": 0.11, "problems": 6}]},
+            "punctuation": {"groups": {**group_summary(), "top": {
+                "jaccard": None, "ci": [None, None], "problems": 0, "positions": 0}}, "comparisons": []},
+        },
     }  # fmt: skip
 
 

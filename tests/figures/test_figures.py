@@ -44,7 +44,7 @@ def test_the_stage_writes_everything(finished):
     absent = {
         e.name
         for e in ENTRIES.values()
-        if e.experiment in ("training_extended", "ablations", "token_values", "power", "knockout")
+        if e.experiment in ("training_extended", "ablations", "token_values", "power", "correctness", "knockout")
     }
     for name in set(kinds["figure"]) - absent:
         with Image.open(finished / f"figures/{name}.png") as image:
@@ -195,8 +195,8 @@ def test_fig3_means_over_candidates_then_positions():
 
 def test_fig3_example_is_the_nearest_to_the_mean_and_a_word(data):
     row = fig3_perturbation.example(data.perturbations, data.perturbation, "top")
-    words = data.perturbations.query("group == 'top' and is_word").dropna(subset="jaccard")
-    assert row["is_word"] and abs(row["jaccard"] - 0.5) == (words["jaccard"] - 0.5).abs().min()
+    words = data.perturbations.query("group == 'top' and kind == 'word'").dropna(subset="jaccard")
+    assert row["kind"] == "word" and abs(row["jaccard"] - 0.5) == (words["jaccard"] - 0.5).abs().min()
     none = data.perturbations.assign(jaccard=np.nan)
     assert fig3_perturbation.examples(none, data.perturbation) == {}
     text = fig3_perturbation.markdown(data.perturbations, data.perturbation, {row["problem"]: "has ``` a fence"})

@@ -87,7 +87,14 @@ class Outline(HTMLParser):
 
 # ------------------------------------------------------------------------------------------ the text
 
-ABSENT = ("training_extended", "ablations", "token_values", "power", "knockout")  # what the synthetic results have not
+ABSENT = (
+    "training_extended",
+    "ablations",
+    "token_values",
+    "power",
+    "correctness",
+    "knockout",
+)  # what the synthetic results have not
 
 
 def test_everything_is_there_once_and_named(finished):

@@ -14,6 +14,7 @@ from figures import (
     table10_layers,
     table20_overlap,
     table_controls,
+    table_correctness,
     table_credit_sensitivity,
     table_knockout,
     table_sensitivity,
@@ -125,16 +126,27 @@ def test_table1(data):
     means = facts[(facts["measure"] == "mean") & (facts["tokens"] == "all")].set_index("group")
     assert means["value"].to_dict() == {"top": 0.5, "bottom": 0.7, "matched": 0.6}
     assert means["paper"].tolist()[:2] == [0.534, 0.631] and math.isnan(means["paper"].iloc[2])
-    compared = facts[facts["measure"] != "mean"].set_index(["measure", "against"])
+    claims = facts[facts["measure"] != "mean"]
+    compared = claims[claims["tokens"] == "all"].set_index(["measure", "against"])
     assert compared.loc[("pr_less", "bottom"), ["value", "paper", "same_sign"]].tolist() == [83.3, 87.14, "yes"]
     assert compared.loc[("difference", "bottom"), "paper"] == pytest.approx(-0.097)
     assert compared.loc[("difference", "bottom"), "same_sign"] == "yes"
     assert compared.loc[("difference", "matched"), "same_sign"] == "not shown"
+    assert compared["p_value"].tolist() == [0.22, 0.03, 0.69, 0.2]  # each of its own test
+    assert compared.loc[("difference", "matched"), "visible"] == 0.21
+    words = claims[claims["tokens"] == "word"].set_index("measure")
+    assert words.loc["difference", "same_sign"] == "opposite" and math.isnan(words.loc["difference", "paper"])
     empty = facts[(facts["tokens"] == "punctuation") & (facts["group"] == "top")].iloc[0]
     assert math.isnan(empty["value"]) and empty["n_positions"] == 0
     shown = table1_perturbation.shown(facts).set_index("Quantity")
-    assert shown.loc["Jaccard, high FAI, punctuation only", "Ours [95%]"] == "—"
+    assert shown.loc["Jaccard, high FAI (punctuation tokens only)", "Ours [95%]"] == "—"
     assert shown.loc["Jaccard, high FAI", "Ours [95%]"] == "0.500 [0.450, 0.550]"
+
+
+def test_table1_in_words_has_the_controlled_difference_of_each_kind(data):
+    said = table1_perturbation.reading(table1_perturbation.build(data.perturbation, seed=0)).split("\n")
+    assert len(said) == 4 + 1
+    assert "(word tokens only)**: 0.100" in said[-1] and "**against** the paper" in said[-1]
 
 
 def test_table20(data):
@@ -232,3 +244,21 @@ def test_the_knock_out_has_a_row_a_way_and_class():
     assert (row["difference [95%]"], row["of the answer [95%]"], row["Missed more?"]) == (
         "0.0100 [0.0050, 0.0150]", "—", "yes"
     )  # fmt: skip
+
+
+def test_answers_that_are_lost_at_high_fai():
+    def group(stays, own):
+        return {"stays": stays, "ci": [stays - 0.1, stays + 0.1], "own": own, "other": own + stays, "problems": 9,
+                "positions": 18}  # fmt: skip
+
+    study = {
+        "settings": {"samples": 8}, "responses": 9, "of": 70,
+        "groups": {"top": group(-0.3, 0.9), "bottom": group(-0.1, 0.95)},
+        "comparisons": [{"name": "top_vs_bottom", "difference": -0.2, "difference_ci": [-0.35, -0.05], "p_value": 0.02,
+                         "visible": 0.21, "problems": 9}],
+    }  # fmt: skip
+    shown = table_correctness.make(study, {"spec": "x", "sha256": "0" * 64}, 0).shown.set_index("Positions")
+    assert shown.loc["high FAI", "Lost, points [95%]"] == "30.0 [20.0, 40.0]"
+    assert shown.loc["high FAI", "Right, another token (%)"] == "60.0"
+    row = shown.loc["high FAI minus low FAI"]
+    assert (row["Lost, points [95%]"], row["More are lost?"]) == ("20.0 [5.0, 35.0]", "yes")
