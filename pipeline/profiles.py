@@ -45,8 +45,9 @@ def settings_classes() -> dict[str, type]:
 
 
 def optional_tables() -> set[str]:
-    """The tables without which a profile lacks a stage."""
-    return {table for stage in STAGES if stage.optional for table in stage.settings}
+    """The tables without which a profile lacks a stage: those that no other stage always has."""
+    always = {table for stage in STAGES if not stage.optional for table in stage.settings}
+    return {table for stage in STAGES if stage.optional for table in stage.settings} - always
 
 
 def load_profile(name: str) -> Profile:
