@@ -6,6 +6,7 @@ import pandas as pd
 
 from figures import registry
 from figures.table1_perturbation import COMPARISONS, GROUPS
+from figures.table_knockout import verdict
 from figures.tables import Table, cited, count, defined, ends, estimate, number, settings
 
 
@@ -29,11 +30,6 @@ def build(correctness: dict) -> pd.DataFrame:
              "visible": 100 * found["visible"], "n_problems": found["problems"], "n_positions": float("nan")}
         )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def verdict(low: float, high: float) -> str:
-    """Are more answers lost at high FAI: yes | no, fewer | not shown, by the interval of the difference."""
-    return "yes" if low > 0 else "no, fewer" if high < 0 else "not shown"
 
 
 @registry.table(

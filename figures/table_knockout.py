@@ -31,7 +31,7 @@ def build(knockout: dict) -> pd.DataFrame:
 
 
 def verdict(low: float, high: float) -> str:
-    """Is a position missed more than its control: yes | no, less | not shown, by the interval of the KL difference."""
+    """Is it more at high FAI than at its control: yes | no, less | not shown, by the interval of the difference."""
     return "yes" if low > 0 else "no, less" if high < 0 else "not shown"
 
 
